@@ -1,0 +1,12 @@
+//! Collaborative filtering by variational autoencoders.
+//!
+//! Lists of "user touched item" become a [`dataset::Dataset`], which trains a model of the Mult-VAE
+//! family (Liang, Krishnan, Hoffman, Jebara, WWW 2018) on any [`backend::Backend`].
+//! This crate knows no particular backend, no command line and no global state.
+
+pub mod backend;
+pub mod dataset;
+pub mod error;
+pub mod matrix;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,1 @@
+//! What every backend of vaecf is held to.
