@@ -5,8 +5,13 @@
 //! This crate knows no particular backend, no command line and no global state.
 
 pub mod backend;
+pub mod config;
 pub mod dataset;
 pub mod error;
+pub mod layout;
+pub mod math;
 pub mod matrix;
+pub mod random;
+pub mod schedule;
 
 pub use error::{Error, Kind, Result};

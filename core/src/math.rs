@@ -1,0 +1,361 @@
+//! The model's mathematics on one row, written once for every backend that runs on the host.
+//!
+//! All functions are generic over [`Real`], free of branches in their loops, and always inlined, so
+//! that a caller compiled for wider vectors gets wider vectors. Device kernels restate them and are
+//! held to them. Loops sum into `LANES` partial sums, because a float sum in one variable
+//! cannot be vectorised.
+
+use crate::{
+    backend::{Curve, Likelihood, LikelihoodKind, Master, Noise},
+    random,
+};
+
+/// The floats of the host: f32 computes, f64 is the reference.
+pub trait Real:
+    num_traits::Float + num_traits::NumAssign + std::iter::Sum + bytemuck::Pod + Send + Sync + std::fmt::Debug + 'static
+{
+    /// Which of the two it is.
+    const MASTER: Master;
+    /// Rounded from double precision.
+    fn of(x: f64) -> Self;
+    /// Widened to double precision.
+    fn wide(self) -> f64;
+    /// e^x, to two units in the last place.
+    fn expo(self) -> Self;
+    /// tanh x, to four units in the last place.
+    fn tanh_(self) -> Self;
+    /// log(1 + x) for 0 <= x <= 1.
+    fn log1p_unit(self) -> Self;
+}
+
+impl Real for f64 {
+    const MASTER: Master = Master::F64;
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn expo(self) -> Self {
+        self.exp()
+    }
+    #[inline(always)]
+    fn tanh_(self) -> Self {
+        self.tanh()
+    }
+    #[inline(always)]
+    fn log1p_unit(self) -> Self {
+        self.ln_1p()
+    }
+}
+
+impl Real for f32 {
+    const MASTER: Master = Master::F32;
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x as Self
+    }
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+
+    /// x = n ln 2 + r, |r| <= ln(2)/2; e^r by its series to the seventh term; 2^n by the exponent bits.
+    /// Comparisons are written so that NaN stays NaN.
+    #[inline(always)]
+    fn expo(self) -> Self {
+        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+        let x = if self < -87.0 { -87.0 } else { self };
+        let x = if x > 88.0 { 88.0 } else { x };
+        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4; // ln 2 in two parts, the first exact in n * ln 2
+        let p = 1.0 / 5040.0;
+        let p = p * r + 1.0 / 720.0;
+        let p = p * r + 1.0 / 120.0;
+        let p = p * r + 1.0 / 24.0;
+        let p = p * r + 1.0 / 6.0;
+        let p = p * r + 0.5;
+        let p = (p * r * r + r) + 1.0;
+        let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+        let y = p * power;
+        let y = if self < -87.0 { 0.0 } else { y };
+        if self > 88.0 { Self::INFINITY } else { y }
+    }
+
+    /// A rational approximation of degrees 13 and 6 on [-7.9, 7.9], beyond which f32 rounds to +-1.
+    #[inline(always)]
+    fn tanh_(self) -> Self {
+        let x = if self < -7.905_311 { -7.905_311 } else { self };
+        let x = if x > 7.905_311 { 7.905_311 } else { x };
+        let s = x * x;
+        let p = -2.760_768_4e-16;
+        let p = p * s + 2.000_187_9e-13;
+        let p = p * s - 8.604_672e-11;
+        let p = p * s + 5.122_297e-8;
+        let p = p * s + 1.485_722_4e-5;
+        let p = p * s + 6.372_619_3e-4;
+        let p = p * s + 4.893_524_6e-3;
+        let q = 1.198_258_4e-6;
+        let q = q * s + 1.185_347_1e-4;
+        let q = q * s + 2.268_434_6e-3;
+        let q = q * s + 4.893_525e-3;
+        let y = x * p / q;
+        if self.abs() < 4e-4 { self } else { y }
+    }
+
+    /// log(1 + x) = 2 artanh(x / (2 + x)), whose argument is at most 1/3.
+    #[inline(always)]
+    fn log1p_unit(self) -> Self {
+        let t = self / (2.0 + self);
+        let s = t * t;
+        let p = 1.0 / 15.0;
+        let p = p * s + 1.0 / 13.0;
+        let p = p * s + 1.0 / 11.0;
+        let p = p * s + 1.0 / 9.0;
+        let p = p * s + 1.0 / 7.0;
+        let p = p * s + 1.0 / 5.0;
+        let p = p * s + 1.0 / 3.0;
+        2.0 * (p * s * t + t)
+    }
+}
+
+/// Partial sums of a vectorised reduction: two AVX-512 registers of f32.
+const LANES: usize = 32;
+
+/// Folds a row into one value: `lane` combines element-wise, `join` the partial results at the end.
+#[inline(always)]
+fn fold<T: Real>(row: &[T], start: T, mut lane: impl FnMut(T, T) -> T, join: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [start; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (a, &x) in lanes.iter_mut().zip(chunk) {
+            *a = lane(*a, x);
+        }
+    }
+    let mut tail = start;
+    for &x in rest {
+        tail = lane(tail, x);
+    }
+    lanes.into_iter().fold(tail, join)
+}
+
+/// Replaces every element by `f(element)` and sums what `f` gives beside it.
+#[inline(always)]
+fn map_sum<T: Real>(row: &mut [T], mut f: impl FnMut(T) -> (T, T)) -> T {
+    let mut lanes = [T::zero(); LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (a, x) in lanes.iter_mut().zip(chunk) {
+            let (new, add) = f(*x);
+            *x = new;
+            *a += add;
+        }
+    }
+    let mut tail = T::zero();
+    for x in rest {
+        let (new, add) = f(*x);
+        *x = new;
+        tail += add;
+    }
+    lanes.into_iter().fold(tail, |a, b| a + b)
+}
+
+/// The value of the row at position `at`: its weight, or one.
+#[inline(always)]
+fn value<T: Real>(values: Option<&[T]>, at: usize) -> T {
+    values.map_or(T::one(), |v| v[at])
+}
+
+/// The loss of one user against the full history, and `scale` times its gradient in place of the
+/// logits. `items` ascend; `values` are their weights, ones where absent.
+///
+/// Liang et al. 2018: multinomial eq. 2, Gaussian eq. 3, logistic eq. 4, negated.
+#[inline(always)]
+pub fn likelihood<T: Real>(kind: Likelihood, items: &[u32], values: Option<&[T]>, logits: &mut [T], scale: T) -> T {
+    let seen = |at: usize| (items[at] as usize, value(values, at));
+    match kind.kind {
+        LikelihoodKind::Multinomial => {
+            let top =
+                fold(logits, T::neg_infinity(), |a, x| if a > x { a } else { x }, |a, b| if a > b { a } else { b });
+            let (mut total, mut hit) = (T::zero(), T::zero());
+            for at in 0..items.len() {
+                let (item, x) = seen(at);
+                total += x;
+                hit += x * (logits[item] - top);
+            }
+            let sum = map_sum(logits, |f| {
+                let e = (f - top).expo();
+                (e, e)
+            });
+            let factor = scale * total / sum;
+            logits.iter_mut().for_each(|e| *e *= factor);
+            for at in 0..items.len() {
+                let (item, x) = seen(at);
+                logits[item] -= scale * x;
+            }
+            total * sum.ln() - hit
+        }
+        LikelihoodKind::Gaussian => {
+            let (c1, c0) = (T::of(f64::from(kind.seen)), T::of(f64::from(kind.unseen)));
+            let half = T::of(0.5);
+            let unseen = |f: T| (scale * c0 * f, half * c0 * f * f);
+            // From gap to gap: the two confidences may not be told apart afterwards (c0 may be zero).
+            let (mut loss, mut from) = (T::zero(), 0);
+            for at in 0..items.len() {
+                let (item, x) = seen(at);
+                loss += map_sum(&mut logits[from..item], unseen);
+                let miss = logits[item] - x;
+                logits[item] = scale * c1 * miss;
+                loss += half * c1 * miss * miss;
+                from = item + 1;
+            }
+            loss + map_sum(&mut logits[from..], unseen)
+        }
+        LikelihoodKind::Logistic => {
+            let mut hit = T::zero();
+            for at in 0..items.len() {
+                let (item, x) = seen(at);
+                hit += x * logits[item];
+            }
+            let all = map_sum(logits, |f| {
+                let e = (-f.abs()).expo();
+                let sigmoid = if f < T::zero() { e } else { T::one() } / (T::one() + e);
+                let positive = if f < T::zero() { T::zero() } else { f };
+                (scale * sigmoid, positive + e.log1p_unit())
+            });
+            for at in 0..items.len() {
+                let (item, x) = seen(at);
+                logits[item] -= scale * x;
+            }
+            all - hit
+        }
+    }
+}
+
+/// What one draw of latent noise is made of: the key of the run, the update and the user.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// The operation's noise.
+    pub noise: Noise,
+    /// The update.
+    pub update: u32,
+    /// Row of the user in the data set.
+    pub user: u32,
+}
+
+/// Calls `f(k, eps_k)` for each latent unit.
+#[inline(always)]
+fn for_each_normal<T: Real>(draw: Draw, units: usize, mut f: impl FnMut(usize, T)) {
+    let Draw { noise, update, user } = draw;
+    for block in 0..units.div_ceil(4) {
+        let eps = if noise.keep > 0.0 {
+            random::normals(noise.seed, noise.stream, update, user, block as u32)
+        } else {
+            [T::zero(); 4]
+        };
+        for (k, &e) in (4 * block..units).zip(&eps) {
+            f(k, e);
+        }
+    }
+}
+
+/// Reparameterisation: `z = mu + exp(logvar / 2) eps`; returns the KL divergence from the standard
+/// normal, `1/2 sum (exp(logvar) + mu^2 - 1 - logvar)`. Liang et al. 2018, section 2.3.
+#[inline(always)]
+pub fn sample_latent<T: Real>(stats: &[T], draw: Draw, z: &mut [T]) -> T {
+    let (mu, logvar) = stats.split_at(z.len());
+    let half = T::of(0.5);
+    for_each_normal(draw, z.len(), |k, eps: T| z[k] = mu[k] + (half * logvar[k]).expo() * eps);
+    mu.iter().zip(logvar).map(|(&m, &v)| half * (v.expo() + m * m - T::one() - v)).sum()
+}
+
+/// Gradient of [`sample_latent`] and of `beta` times its KL divergence:
+/// `dmu = dz + beta mu`, `dlogvar = 1/2 dz eps exp(logvar / 2) + beta / 2 (exp(logvar) - 1)`.
+#[inline(always)]
+pub fn sample_latent_grad<T: Real>(stats: &[T], draw: Draw, dz: &[T], beta: T, dstats: &mut [T]) {
+    let (mu, logvar) = stats.split_at(dz.len());
+    let (dmu, dlogvar) = dstats.split_at_mut(dz.len());
+    let half = T::of(0.5);
+    for_each_normal(draw, dz.len(), |k, eps: T| {
+        dmu[k] = dz[k] + beta * mu[k];
+        let deviation = (half * logvar[k]).expo();
+        dlogvar[k] = half * (dz[k] * eps * deviation + beta * (deviation * deviation - T::one()));
+    });
+}
+
+/// `row = curve(row)`.
+#[inline(always)]
+pub fn apply_curve<T: Real>(curve: Curve, row: &mut [T]) {
+    match curve {
+        Curve::Identity => {}
+        Curve::Tanh => row.iter_mut().for_each(|y| *y = y.tanh_()),
+        Curve::Relu => row.iter_mut().for_each(|y| *y = if *y < T::zero() { T::zero() } else { *y }),
+    }
+}
+
+/// `grad *= curve'`, where `y` is the curve's output.
+#[inline(always)]
+pub fn apply_curve_grad<T: Real>(curve: Curve, y: &[T], grad: &mut [T]) {
+    match curve {
+        Curve::Identity => {}
+        Curve::Tanh => grad.iter_mut().zip(y).for_each(|(d, &y)| *d *= T::one() - y * y),
+        Curve::Relu => grad.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
+    }
+}
+
+/// `1 / |x|_2` of a row, zero for an empty one.
+#[inline(always)]
+pub fn inverse_norm<T: Real>(items: &[u32], values: Option<&[T]>) -> T {
+    let square = values.map_or_else(|| T::of(items.len() as f64), |v| v.iter().map(|&x| x * x).sum());
+    if square > T::zero() { square.sqrt().recip() } else { T::zero() }
+}
+
+/// The constants of one Adam update, in the working precision.
+#[derive(Clone, Copy, Debug)]
+pub struct Adam<T> {
+    /// What a summed gradient is multiplied with.
+    pub grad_factor: T,
+    /// Added to the gradient per unit of weight; zero for biases.
+    pub l2: T,
+    /// Decay of the first moment.
+    pub beta1: T,
+    /// Decay of the second moment.
+    pub beta2: T,
+    /// Added to the root.
+    pub eps: T,
+    /// lr / (1 - beta1^t).
+    pub rate: T,
+    /// 1 / sqrt(1 - beta2^t).
+    pub root: T,
+}
+
+impl<T: Real> Adam<T> {
+    /// The constants of an update.
+    pub fn new(step: &crate::backend::StepParams, loss_scale: f32) -> Self {
+        Self {
+            grad_factor: T::of(step.grad_factor / f64::from(loss_scale)),
+            l2: T::of(step.l2),
+            beta1: T::of(step.beta1),
+            beta2: T::of(step.beta2),
+            eps: T::of(step.eps),
+            rate: T::of(step.lr / step.correction1),
+            root: T::of(step.correction2.sqrt().recip()),
+        }
+    }
+
+    /// Updates a stretch of the arena (Kingma and Ba 2015, algorithm 1).
+    #[inline(always)]
+    pub fn update(&self, w: &mut [T], dw: &[T], m: &mut [T], v: &mut [T]) {
+        let one = T::one();
+        for (((w, &dw), m), v) in w.iter_mut().zip(dw).zip(m).zip(v) {
+            let g = dw * self.grad_factor + self.l2 * *w;
+            *m = self.beta1 * *m + (one - self.beta1) * g;
+            *v = self.beta2 * *v + (one - self.beta2) * g * g;
+            *w -= self.rate * *m / (v.sqrt() * self.root + self.eps);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What changes from update to update: annealing, Adam's bias corrections, the window of users.
+
+use crate::{backend::StepParams, config::TrainConfig};
+
+/// The weight of the KL term in update `t`, counted from 1: `min(cap, t / steps)`.
+pub fn kl_weight(config: &TrainConfig, update: u32) -> f64 {
+    if config.kl_steps > 0.0 { config.kl_cap.min(f64::from(update) / config.kl_steps) } else { config.kl_cap }
+}
+
+/// The step buffer of update `t`, whose batch of `users` starts at position `first`.
+pub fn step(config: &TrainConfig, update: u32, first: u32, users: u32) -> StepParams {
+    let t = f64::from(update);
+    StepParams {
+        update,
+        first,
+        lr: config.lr,
+        beta: kl_weight(config, update),
+        grad_factor: 1.0 / f64::from(users),
+        l2: config.l2,
+        beta1: config.beta1,
+        beta2: config.beta2,
+        eps: config.eps,
+        correction1: 1.0 - config.beta1.powf(t),
+        correction2: 1.0 - config.beta2.powf(t),
+    }
+}
+
+/// The step buffer of inference: only the window counts.
+pub fn inference(first: u32) -> StepParams {
+    StepParams { first, ..bytemuck::Zeroable::zeroed() }
+}
