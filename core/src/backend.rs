@@ -36,8 +36,6 @@
 //! the step buffer and `rows.first` in those that do not. Per-user outputs (`loss`, `kl`) are written
 //! at row `first + r` of their matrix, so an epoch's losses are read back once, at its end.
 
-use crate::error;
-
 /// A handle to device memory. Zero is no buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -416,7 +414,7 @@ pub trait Backend: Send {
     // ---- provided: the default IS the definition; an override must agree with it ----
 
     /// Rows of logits that [`Backend::decode_loss_grad`] and [`Backend::recommend`] want as scratch
-    /// for a batch. A backend that works in blocks asks for one block.
+    /// for a batch; never falling as the batch grows. A backend that works in blocks asks for one block.
     fn logits_rows(&self, batch: u32) -> u32 {
         batch
     }
@@ -482,9 +480,4 @@ pub trait Backend: Send {
     fn broadcast(&mut self, _buf: Buf, _len: u64, _root: u32) -> Result {
         Ok(())
     }
-}
-
-/// Turns a backend's fault into the crate's error.
-pub(crate) fn lift<T>(result: Result<T>) -> error::Result<T> {
-    result.map_err(Into::into)
 }

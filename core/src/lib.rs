@@ -7,11 +7,14 @@
 pub mod backend;
 pub mod config;
 pub mod dataset;
+pub mod device;
 pub mod error;
 pub mod layout;
 pub mod math;
 pub mod matrix;
+pub mod model;
 pub mod random;
 pub mod schedule;
+pub mod tensors;
 
 pub use error::{Error, Kind, Result};
