@@ -9,12 +9,15 @@ pub mod config;
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod evaluate;
 pub mod layout;
 pub mod math;
 pub mod matrix;
 pub mod model;
 pub mod random;
+pub mod recommend;
 pub mod schedule;
 pub mod tensors;
+pub mod trainer;
 
 pub use error::{Error, Kind, Result};
