@@ -8,5 +8,8 @@ pub mod backend;
 pub mod dataset;
 pub mod error;
 pub mod matrix;
+pub mod metrics;
+pub mod popularity;
+pub mod report;
 
 pub use error::{Error, Kind, Result};
