@@ -52,7 +52,13 @@ impl Judge {
     ///
     /// # Errors
     /// Where nobody has a target, a metric asks for what the model does not give, or the device has no room.
-    pub fn new(model: &Model, part: &Part, popularity: &Popularity, metrics: &[Metric], options: Options) -> Result<Self> {
+    pub fn new(
+        model: &Model,
+        part: &Part,
+        popularity: &Popularity,
+        metrics: &[Metric],
+        options: Options,
+    ) -> Result<Self> {
         if part.target.events() == 0 {
             return Err(Error::data("no held-out user has a target, so there is nothing to score"));
         }

@@ -5,11 +5,15 @@
 //! This crate knows no particular backend, no command line and no global state.
 
 pub mod backend;
+#[cfg(feature = "files")]
+pub mod checkpoint;
 pub mod config;
 pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+#[cfg(feature = "files")]
+pub mod files;
 pub mod layout;
 pub mod math;
 pub mod matrix;

@@ -93,7 +93,7 @@ impl Real for f32 {
         let x = if x > 7.905_311 { 7.905_311 } else { x };
         let s = x * x;
         let p = -2.760_768_4e-16;
-        let p = p * s + 2.000_187_9e-13;
+        let p = p * s + 2.000_188e-13;
         let p = p * s - 8.604_672e-11;
         let p = p * s + 5.122_297e-8;
         let p = p * s + 1.485_722_4e-5;

@@ -27,7 +27,8 @@ impl Catalogue {
     /// All of `items` but the denied ones; where `allowed` is given, only those in it.
     pub fn new(items: u32, allowed: Option<&[u32]>, denied: &[u32]) -> Self {
         let mut keep = vec![allowed.is_none(); items as usize];
-        let mut set = |list: &[u32], to| list.iter().for_each(|&i| keep.get_mut(i as usize).into_iter().for_each(|k| *k = to));
+        let mut set =
+            |list: &[u32], to| list.iter().for_each(|&i| keep.get_mut(i as usize).into_iter().for_each(|k| *k = to));
         set(allowed.unwrap_or_default(), true);
         set(denied, false);
         Self { denied: (0..items).filter(|&i| !keep[i as usize]).collect() }
@@ -60,7 +61,9 @@ impl<'a> Recommender<'a> {
     ) -> Result<Self> {
         let left = model.items() - catalogue.denied.len() as u32;
         if k == 0 || k > left {
-            return Err(Error::usage(format!("{k} recommendations a user: choose 1 to {left}, the items there are to recommend")));
+            return Err(Error::usage(format!(
+                "{k} recommendations a user: choose 1 to {left}, the items there are to recommend"
+            )));
         }
         let space = Workspace::new(model, batch.max(1), k)?;
         Ok(Self { model, popularity, catalogue, mask, k, space })

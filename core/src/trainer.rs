@@ -60,8 +60,8 @@ impl Plan {
         let batch = train.batch.min(data.train.users());
         let wide = |n: u32| u64::from(padded(n, info.align));
         // Every layer's output but the last, with its gradient; the latent sample likewise.
-        let units: u64 = layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(data.train.items())
-            + wide(config.latent);
+        let units: u64 =
+            layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(data.train.items()) + wide(config.latent);
         let validation = data.validation.as_ref().map(|p| &p.history);
         let rows = |m: &crate::matrix::Matrix| {
             4 * (m.events() * if m.values().is_some() { 2 } else { 1 } + u64::from(m.users()) + 1)
@@ -69,7 +69,9 @@ impl Plan {
         // Validation ranks with a workspace of its own.
         let judged = validation.map_or(0, |m| u64::from(evaluate::BATCH.min(m.users())));
         let logits = |batch: u64| u64::from(device.logits_rows(batch as u32)) * wide(data.train.items());
-        let act = (2 * u64::from(batch) + judged) * units + logits(u64::from(batch)) + if judged > 0 { logits(judged) } else { 0 };
+        let act = (2 * u64::from(batch) + judged) * units
+            + logits(u64::from(batch))
+            + if judged > 0 { logits(judged) } else { 0 };
         Ok(Self {
             parameters: layout.count(),
             weights: layout.len * u64::from(info.weight_bytes),
@@ -225,7 +227,7 @@ pub trait Observer {
 impl Observer for () {}
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// All epochs are done.
@@ -278,7 +280,10 @@ impl Trainer {
             return Err(Error::data("logistic-vae needs weights between 0 and 1; this data set has larger ones"));
         }
         if users > u32::MAX / 2 {
-            return Err(Error::data(format!("{users} users are more than can be trained on: the limit is {}", u32::MAX / 2)));
+            return Err(Error::data(format!(
+                "{users} users are more than can be trained on: the limit is {}",
+                u32::MAX / 2
+            )));
         }
         Plan::new(device, model_config, config, data)?.check()?;
         let metric: Metric = config.metric.parse()?;
@@ -449,7 +454,7 @@ impl Trainer {
             ..std::mem::take(&mut self.progress)
         };
         self.counted = 0;
-        if report.epoch % self.config.validate_every == 0 || report.epoch == self.config.epochs {
+        if report.epoch.is_multiple_of(self.config.validate_every) || report.epoch == self.config.epochs {
             self.validate(&mut report)?;
         }
         observer.epoch(&report);
