@@ -164,6 +164,11 @@ impl DeviceMatrix {
         self.items
     }
 
+    /// Events.
+    pub fn events(&self) -> u64 {
+        self.indices.len
+    }
+
     /// The rows `first..first + count`.
     pub fn window(&self, first: u32, count: u32) -> Rows {
         Rows {
