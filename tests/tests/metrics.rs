@@ -77,9 +77,9 @@ fn close(actual: impl Into<Values>, expected: impl Into<Values>) -> Result<Worst
     compare(actual, expected, &Tolerance::new(Float::F64, Float::F64).terms(64))
 }
 
-/// The same where terms of either sign, of size one, may cancel.
+/// The same for sums over all lists or all pairs of items, whose terms, of size one, may cancel.
 fn close_to_one(actual: f64, expected: f64) -> Result<Worst, Mismatch> {
-    let tolerance = Tolerance::new(Float::F64, Float::F64).terms(64).magnitude([expected.abs().max(1.0)]);
+    let tolerance = Tolerance::new(Float::F64, Float::F64).terms(1024).magnitude([expected.abs().max(1.0)]);
     compare(scalar(actual), scalar(expected), &tolerance)
 }
 
