@@ -83,6 +83,15 @@ fn close_to_one(actual: f64, expected: f64) -> Result<Worst, Mismatch> {
     compare(scalar(actual), scalar(expected), &tolerance)
 }
 
+/// A standard error by its square, whose terms cancel as far as the values are alike.
+fn close_error(actual: f64, values: &[f64]) -> Result<Worst, Mismatch> {
+    let (n, mean) = (values.len() as f64, mean(values).unwrap());
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let size = values.iter().map(|v| v * v).sum::<f64>() / (n - 1.0) / n;
+    let tolerance = Tolerance::new(Float::F64, Float::F64).terms(64).magnitude([size]);
+    compare(scalar(actual * actual), scalar(variance / n), &tolerance)
+}
+
 fn worlds() -> impl Strategy<Value = World> {
     (1u32..32, 1u32..50).prop_flat_map(|(items, users)| {
         let all: Vec<u32> = (0..items).collect();
@@ -214,17 +223,13 @@ proptest! {
             let expected: Vec<f64> = world.scored().map(|p| formula(measure, p, k as usize)).collect();
             close(values, &expected)?;
 
-            let n = expected.len() as f64;
             match (value.value, mean(&expected)) {
                 (Some(actual), Some(expected)) => { close(scalar(actual), scalar(expected))?; }
                 (actual, expected) => prop_assert!(actual.is_none() && expected.is_none()),
             }
-            prop_assert_eq!(value.standard_error.is_some(), n > 1.5);
-            if let (Some(actual), Some(mean)) = (value.standard_error, mean(&expected)) {
-                let variance = expected.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-                let size = expected.iter().map(|v| v * v).sum::<f64>() / (n - 1.0) / n;
-                let tolerance = Tolerance::new(Float::F64, Float::F64).terms(64).magnitude([size]);
-                compare(scalar(actual * actual), scalar(variance / n), &tolerance)?;
+            prop_assert_eq!(value.standard_error.is_some(), expected.len() > 1);
+            if let Some(error) = value.standard_error {
+                close_error(error, &expected)?;
             }
         }
     }
@@ -306,6 +311,10 @@ proptest! {
             for (metric, estimate) in &group.metrics {
                 let values: Vec<_> = members.iter().map(|p| formula(metric.measure(), p, k as usize)).collect();
                 close(scalar(estimate.value.unwrap()), scalar(mean(&values).unwrap()))?;
+                prop_assert_eq!(estimate.standard_error.is_some(), values.len() > 1);
+                if let Some(error) = estimate.standard_error {
+                    close_error(error, &values)?;
+                }
             }
         }
         let items = &evaluation.by_popularity;
@@ -598,11 +607,15 @@ fn head_torso_and_tail_share_the_events() {
 
 #[test]
 fn activity_groups_are_quarters_that_keep_equals_together() {
-    let persons = [1, 1, 1, 1, 2, 3, 4, 9].map(|history| Person { history, ..Person::new(&[0, 1], &[1]) });
-    let world = World { popularity: Popularity::new(vec![1; 2], 1).unwrap(), persons: persons.to_vec() };
-    let groups = world.evaluate(&[metric("recall@1")]).by_activity;
-    let groups: Vec<_> = groups.iter().map(|g| (g.shortest, g.longest, g.users)).collect();
-    assert_eq!(groups, [(1, 1, 4), (2, 3, 2), (4, 9, 2)]);
+    let groups = |histories: [u32; 8]| {
+        let persons = histories.map(|history| Person { history, ..Person::new(&[0, 1], &[1]) });
+        let world = World { popularity: Popularity::new(vec![1; 2], 1).unwrap(), persons: persons.to_vec() };
+        let groups = world.evaluate(&[metric("recall@1")]).by_activity;
+        groups.iter().map(|g| (g.shortest, g.longest, g.users)).collect::<Vec<_>>()
+    };
+    assert_eq!(groups([1, 1, 1, 1, 2, 3, 4, 9]), [(1, 1, 4), (2, 3, 2), (4, 9, 2)]);
+    // Five equals that start in the first quarter belong where their middle lies.
+    assert_eq!(groups([1, 2, 2, 2, 2, 2, 9, 9]), [(1, 1, 1), (2, 2, 5), (9, 9, 2)]);
 }
 
 #[test]
