@@ -4,5 +4,6 @@ pub mod machine;
 pub mod measure;
 pub mod peer;
 pub mod roofline;
+pub mod run;
 pub mod synthetic;
 pub mod timed;

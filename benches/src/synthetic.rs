@@ -146,12 +146,14 @@ fn mixture(random: &mut Generator) -> Vec<f64> {
     let d = MIXTURE + 1.0 - 1.0 / 3.0;
     let c = 1.0 / (9.0 * d).sqrt();
     let logs: Vec<f64> = (0..TOPICS)
-        .map(|_| loop {
-            let x = random.normal();
-            let v = (1.0 + c * x).powi(3);
-            let u = 1.0 - random.unit();
-            if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
-                break (d * v).ln() + (1.0 - random.unit()).ln() / MIXTURE;
+        .map(|_| {
+            loop {
+                let x = random.normal();
+                let v = (1.0 + c * x).powi(3);
+                let u = 1.0 - random.unit();
+                if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                    break (d * v).ln() + (1.0 - random.unit()).ln() / MIXTURE;
+                }
             }
         })
         .collect();

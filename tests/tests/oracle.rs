@@ -55,7 +55,8 @@ fn oracle(case: &Case, weights: &tensors::Tensors) -> Result<(Vec<f64>, Vec<f64>
     let x = dense(case, |_, _, x| x)?;
     let norm = |user| {
         let row = case.matrix.row_values(user);
-        let square: f64 = row.map_or(case.matrix.row(user).len() as f64, |v| v.iter().map(|&x| f64::from(x).powi(2)).sum());
+        let square: f64 =
+            row.map_or(case.matrix.row(user).len() as f64, |v| v.iter().map(|&x| f64::from(x).powi(2)).sum());
         if square > 0.0 { square.sqrt() } else { 1.0 }
     };
     let keep = 1.0 - case.dropout as f64;
@@ -124,7 +125,8 @@ fn agrees(case: &Case, float: Float) -> std::result::Result<(), TestCaseError> {
     // Everything here is a few sums deep; the longest is over all units and items of the batch.
     let terms = 64 + case.matrix.items() as usize * case.order.len();
     let biggest = |v: &[f64]| v.iter().fold(1.0_f64, |a, x| a.max(x.abs()));
-    let allowed = |v: &[f64]| Tolerance::new(float, float).terms(terms).magnitude(vec![biggest(v); v.len()]).factor(16.0);
+    let allowed =
+        |v: &[f64]| Tolerance::new(float, float).terms(terms).magnitude(vec![biggest(v); v.len()]).factor(16.0);
     compare(&*step.nll, &*nll, &allowed(&nll)).map_err(|e| TestCaseError::fail(format!("nll: {e}")))?;
     compare(&*step.kl, &*kl, &allowed(&kl)).map_err(|e| TestCaseError::fail(format!("kl: {e}")))?;
     for (name, expected) in grads {
@@ -160,7 +162,8 @@ fn a_wrong_gradient_is_found() {
     let (_, _, grads) = oracle(&other, &step.before).unwrap();
     let differs = grads.into_iter().any(|(name, expected)| {
         let expected = expected.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        let tolerance = Tolerance::new(Float::F64, Float::F64).terms(1000).magnitude(vec![1.0; expected.len()]).factor(16.0);
+        let tolerance =
+            Tolerance::new(Float::F64, Float::F64).terms(1000).magnitude(vec![1.0; expected.len()]).factor(16.0);
         compare(&*common::values(&step.gradient.0[&name]), &*expected, &tolerance).is_err()
     });
     assert!(differs);
