@@ -331,7 +331,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn logits_rows(&self, batch: u32, items: u32) -> u32 {
         let fit = BLOCK_BYTES / (size_of::<T>() * items.max(1) as usize);
-        decode::even(batch as usize, fit.clamp(1, BLOCK)) as u32
+        batch.min(fit.clamp(1, BLOCK) as u32)
     }
 
     fn decode_loss_grad(

@@ -38,8 +38,6 @@
 //! the step buffer and `rows.first` in those that do not. Per-user outputs (`loss`, `kl`) are written
 //! at row `first + r` of their matrix, so an epoch's losses are read back once, at its end.
 
-use crate::error;
-
 /// A handle to device memory. Zero is no buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -418,7 +416,8 @@ pub trait Backend: Send {
     // ---- provided: the default IS the definition; an override must agree with it ----
 
     /// Rows of logits that [`Backend::decode_loss_grad`] and [`Backend::recommend`] want as scratch
-    /// for a batch, given the number of items. A backend that works in blocks asks for one block.
+    /// for a batch, given the number of items; never falling as the batch grows. A backend that works
+    /// in blocks asks for one block.
     fn logits_rows(&self, batch: u32, _items: u32) -> u32 {
         batch
     }
@@ -484,9 +483,4 @@ pub trait Backend: Send {
     fn broadcast(&mut self, _buf: Buf, _len: u64, _root: u32) -> Result {
         Ok(())
     }
-}
-
-/// Turns a backend's fault into the crate's error.
-pub(crate) fn lift<T>(result: Result<T>) -> error::Result<T> {
-    result.map_err(Into::into)
 }

@@ -202,7 +202,9 @@ impl TrainConfig {
             c if !unit(c.dropout) => refuse("a dropout", c.dropout, "at least 0 and below 1"),
             c if !(c.kl_cap >= 0.0 && c.kl_cap.is_finite()) => refuse("a KL cap", c.kl_cap, "at least 0"),
             c if !(c.kl_steps >= 0.0 && c.kl_steps.is_finite()) => refuse("KL steps", c.kl_steps, "at least 0"),
-            c if !(c.checkpoint_seconds >= 0.0) => refuse("a checkpoint interval", c.checkpoint_seconds, "at least 0"),
+            c if c.checkpoint_seconds.is_nan() || c.checkpoint_seconds < 0.0 => {
+                refuse("a checkpoint interval", c.checkpoint_seconds, "at least 0")
+            }
             _ => Ok(()),
         }
     }

@@ -5,13 +5,26 @@
 //! This crate knows no particular backend, no command line and no global state.
 
 pub mod backend;
+#[cfg(feature = "files")]
+pub mod checkpoint;
 pub mod config;
 pub mod dataset;
+pub mod device;
 pub mod error;
+pub mod evaluate;
+#[cfg(feature = "files")]
+pub mod files;
 pub mod layout;
 pub mod math;
 pub mod matrix;
+pub mod metrics;
+pub mod model;
+pub mod popularity;
 pub mod random;
+pub mod recommend;
+pub mod report;
 pub mod schedule;
+pub mod tensors;
+pub mod trainer;
 
 pub use error::{Error, Kind, Result};

@@ -1,1 +1,3 @@
 //! What every backend of vaecf is held to.
+
+pub mod compare;

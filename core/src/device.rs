@@ -1,0 +1,600 @@
+//! The safe owner of a backend: buffers that free themselves, and every shape checked once, here.
+//!
+//! A wrong shape in this module is a bug of the caller, and says so; it never reaches a backend.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    backend::{
+        Backend, Buf, Curve, Decode, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Role, Rows, ScaleState,
+        StepParams,
+    },
+    error::{Error, Result},
+    matrix::Matrix,
+};
+
+/// A device, shared by everything that lies on it. Cloning is cheap; calls are serialised.
+#[derive(Clone)]
+pub struct Device {
+    state: Arc<Mutex<State>>,
+    info: Arc<Info>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({} on {})", self.info.name, self.info.device)
+    }
+}
+
+struct State {
+    backend: Box<dyn Backend>,
+    /// What is known of each live buffer.
+    live: HashMap<Buf, Known>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    role: Role,
+    len: u64,
+    /// Step buffers: `first` as last uploaded.
+    first: u32,
+}
+
+/// Device memory, freed when dropped.
+pub struct Buffer {
+    device: Device,
+    buf: Buf,
+    len: u64,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut state = self.device.lock();
+        state.live.remove(&self.buf);
+        state.backend.free(self.buf);
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}[{}]", self.buf, self.len)
+    }
+}
+
+impl Buffer {
+    /// The handle, for arguments of operations.
+    pub fn buf(&self) -> Buf {
+        self.buf
+    }
+
+    /// Elements.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies host elements to `self[at..]`.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn upload(&self, at: u64, src: Host<'_>) -> Result<()> {
+        let len = match src {
+            Host::F32(s) => s.len(),
+            Host::F64(s) => s.len(),
+            Host::U32(s) => s.len(),
+            Host::Step(_) | Host::Scale(_) => 1,
+        };
+        let mut state = self.device.lock();
+        self.check(at, len, "an upload")?;
+        if let (Host::Step(step), Some(known)) = (src, state.live.get_mut(&self.buf)) {
+            known.first = step.first;
+        }
+        Ok(state.backend.upload(self.buf, at, src)?)
+    }
+
+    /// Copies `self[at..]` to host memory; waits for the work before it.
+    ///
+    /// # Errors
+    /// What the device reports, faults of earlier work included.
+    pub fn download(&self, at: u64, dst: HostMut<'_>) -> Result<()> {
+        let len = match &dst {
+            HostMut::F32(d) => d.len(),
+            HostMut::F64(d) => d.len(),
+            HostMut::U32(d) => d.len(),
+            HostMut::Scale(_) => 1,
+        };
+        let mut state = self.device.lock();
+        self.check(at, len, "a download")?;
+        Ok(state.backend.download(self.buf, at, dst)?)
+    }
+
+    /// `len` elements from `at`, in double precision.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read(&self, at: u64, len: usize) -> Result<Vec<f64>> {
+        let mut values = vec![0.0; len];
+        self.download(at, HostMut::F64(&mut values))?;
+        Ok(values)
+    }
+
+    /// `len` indices from `at`.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read_indices(&self, at: u64, len: usize) -> Result<Vec<u32>> {
+        let mut values = vec![0; len];
+        self.download(at, HostMut::U32(&mut values))?;
+        Ok(values)
+    }
+
+    fn check(&self, at: u64, len: usize, what: &str) -> Result<()> {
+        if at.checked_add(len as u64).is_some_and(|end| end <= self.len) {
+            return Ok(());
+        }
+        Err(bug(format!("{what} of {len} elements at {at} of a buffer of {}", self.len)))
+    }
+}
+
+/// A sparse matrix that lies on the device.
+#[derive(Debug)]
+pub struct DeviceMatrix {
+    indptr: Buffer,
+    indices: Buffer,
+    values: Option<Buffer>,
+    users: u32,
+    items: u32,
+}
+
+impl DeviceMatrix {
+    /// Rows.
+    pub fn users(&self) -> u32 {
+        self.users
+    }
+
+    /// Columns.
+    pub fn items(&self) -> u32 {
+        self.items
+    }
+
+    /// Events.
+    pub fn events(&self) -> u64 {
+        self.indices.len
+    }
+
+    /// The rows `first..first + count`.
+    pub fn window(&self, first: u32, count: u32) -> Rows {
+        Rows {
+            indptr: self.indptr.buf,
+            indices: self.indices.buf,
+            values: self.values.as_ref().map_or(Buf::NONE, |v| v.buf),
+            users: Buf::NONE,
+            first,
+            count,
+        }
+    }
+
+    /// `count` rows named by a list on the device, from position `first` of it.
+    pub fn listed(&self, users: &UserList, first: u32, count: u32) -> Rows {
+        Rows { users: users.0.buf, ..self.window(first, count) }
+    }
+}
+
+/// A list of user indices that lies on the device; every entry is below the user count it was made for.
+#[derive(Debug)]
+pub struct UserList(Buffer, u32);
+
+impl UserList {
+    /// Writes `users` from position `at` on.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn write(&self, at: u32, users: &[u32]) -> Result<()> {
+        if users.iter().any(|&u| u >= self.1) {
+            return Err(bug(format!("a user list names a user beyond the {} there are", self.1)));
+        }
+        self.0.upload(u64::from(at), Host::U32(users))
+    }
+}
+
+fn bug(what: String) -> Error {
+    Error::failure(format!("a bug in vaecf, please report it: {what}"))
+}
+
+impl Device {
+    /// Takes over a backend.
+    pub fn new(backend: Box<dyn Backend>) -> Self {
+        let info = Arc::new(backend.info());
+        Self { state: Arc::new(Mutex::new(State { backend, live: HashMap::new() })), info }
+    }
+
+    /// What the backend was when it was taken over.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Bytes that can be allocated now, where known.
+    pub fn memory(&self) -> Option<u64> {
+        self.lock().backend.info().memory
+    }
+
+    /// `len` zeroed elements.
+    ///
+    /// # Errors
+    /// Where the memory is not there.
+    pub fn alloc(&self, role: Role, len: u64) -> Result<Buffer> {
+        let mut state = self.lock();
+        let buf = state.backend.alloc(role, len)?;
+        state.live.insert(buf, Known { role, len, first: 0 });
+        Ok(Buffer { device: self.clone(), buf, len })
+    }
+
+    /// A buffer that holds `src`.
+    ///
+    /// # Errors
+    /// Where the memory is not there.
+    pub fn upload(&self, role: Role, src: Host<'_>) -> Result<Buffer> {
+        let len = match src {
+            Host::F32(s) => s.len(),
+            Host::F64(s) => s.len(),
+            Host::U32(s) => s.len(),
+            Host::Step(_) | Host::Scale(_) => 1,
+        };
+        let buffer = self.alloc(role, len as u64)?;
+        buffer.upload(0, src)?;
+        Ok(buffer)
+    }
+
+    /// A zeroed `rows x cols` matrix of activations, and its buffer.
+    ///
+    /// # Errors
+    /// Where the memory is not there.
+    pub fn activations(&self, rows: u32, cols: u32) -> Result<(Buffer, Mat)> {
+        let stride = crate::layout::padded(cols, self.info.align);
+        let buffer = self.alloc(Role::Act, u64::from(rows) * u64::from(stride))?;
+        let mat = Mat { buf: buffer.buf, rows, cols, stride, offset: 0 };
+        Ok((buffer, mat))
+    }
+
+    /// Copies a sparse matrix to the device, checking every event on the way.
+    ///
+    /// # Errors
+    /// Where the matrix breaks an invariant, or the memory is not there.
+    pub fn matrix(&self, matrix: &Matrix) -> Result<DeviceMatrix> {
+        matrix.check()?;
+        let start = |&at: &u64| u32::try_from(at);
+        let indptr: Vec<u32> =
+            matrix.indptr().iter().map(start).collect::<std::result::Result<_, _>>().map_err(|_| {
+                Error::data(format!("{} events in one matrix; the limit is 4,294,967,295", matrix.events()))
+            })?;
+        Ok(DeviceMatrix {
+            indptr: self.upload(Role::Index, Host::U32(&indptr))?,
+            indices: self.upload(Role::Index, Host::U32(matrix.indices()))?,
+            values: matrix.values().map(|v| self.upload(Role::Value, Host::F32(v))).transpose()?,
+            users: matrix.users(),
+            items: matrix.items(),
+        })
+    }
+
+    /// Room for `len` indices of the users of a matrix.
+    ///
+    /// # Errors
+    /// Where the memory is not there.
+    pub fn user_list(&self, len: u32, matrix: &DeviceMatrix) -> Result<UserList> {
+        Ok(UserList(self.alloc(Role::Index, u64::from(len))?, matrix.users))
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// The first fault of it.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.lock().backend.sync()?)
+    }
+
+    /// Rows of logits wanted as scratch for a batch over a catalogue.
+    pub fn logits_rows(&self, batch: u32, items: u32) -> u32 {
+        self.lock().backend.logits_rows(batch, items).clamp(1, batch.max(1))
+    }
+
+    /// The calls for one batch, checked and issued. Holds the device until it is dropped.
+    pub fn queue(&self) -> Queue<'_> {
+        Queue { state: self.lock() }
+    }
+
+    /// A panic in a backend leaves nothing half-changed in the table, so the lock stays usable.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The operations of [`Backend`] with their arguments checked.
+pub struct Queue<'a> {
+    state: MutexGuard<'a, State>,
+}
+
+/// What one operation needs to be true, gathered and then told at once.
+struct Check<'a> {
+    state: &'a State,
+    op: &'static str,
+    fault: Option<String>,
+}
+
+impl<'a> Check<'a> {
+    fn need(mut self, holds: bool, what: impl FnOnce() -> String) -> Self {
+        if !holds && self.fault.is_none() {
+            self.fault = Some(what());
+        }
+        self
+    }
+
+    fn known(&self, buf: Buf) -> Option<&'a Known> {
+        self.state.live.get(&buf)
+    }
+
+    /// A live buffer of the role with at least `len` elements.
+    fn buffer(self, buf: Buf, roles: &[Role], len: u64) -> Self {
+        let known = self.known(buf);
+        let fits = known.is_some_and(|k| roles.contains(&k.role) && len <= k.len);
+        let have = known.map_or("no live buffer".to_owned(), |k| format!("{:?}[{}]", k.role, k.len));
+        self.need(fits, || format!("wanted {roles:?}[{len}], got {have}"))
+    }
+
+    /// A matrix of a shape, inside its buffer.
+    fn mat(self, m: Mat, roles: &[Role], rows: u32, cols: u32) -> Self {
+        let shape = m.rows == rows && m.cols == cols && m.stride >= m.cols;
+        let last = u64::from(m.rows).saturating_sub(1).saturating_mul(u64::from(m.stride));
+        let end = if m.rows == 0 { m.offset } else { m.offset.saturating_add(last).saturating_add(u64::from(m.cols)) };
+        self.need(shape, || format!("wanted a matrix {rows} x {cols}, got {m:?}")).buffer(m.buf, roles, end)
+    }
+
+    /// A window of rows inside its user list or matrix.
+    fn rows(self, x: Rows, step: Option<Buf>) -> Self {
+        let first = step.and_then(|s| self.known(s)).map_or(0, |k| k.first);
+        let end = u64::from(x.first) + u64::from(first) + u64::from(x.count);
+        let index = &[Role::Index];
+        let this = if x.users.is_none() {
+            self.buffer(x.indptr, index, end + 1)
+        } else {
+            self.buffer(x.users, index, end).buffer(x.indptr, index, 1)
+        };
+        let this = this.buffer(x.indices, index, 0);
+        if x.values.is_none() { this } else { this.buffer(x.values, &[Role::Value], 0) }
+    }
+
+    /// Step and scale buffers.
+    fn step(self, step: Buf) -> Self {
+        self.buffer(step, &[Role::Step], 1)
+    }
+
+    fn scale(self, scale: Buf) -> Self {
+        self.buffer(scale, &[Role::Scale], 1)
+    }
+
+    /// A per-user output: rows up to the end of the window.
+    fn per_user(self, out: Mat, x: Rows, step: Buf) -> Self {
+        let first = self.known(step).map_or(0, |k| k.first);
+        let end = u64::from(x.first) + u64::from(first) + u64::from(x.count);
+        self.need(u64::from(out.rows) >= end, || format!("{end} users, room for {}", out.rows)).mat(
+            out,
+            &[Role::Value],
+            out.rows,
+            1,
+        )
+    }
+
+    fn done(self) -> Result<()> {
+        match self.fault {
+            None => Ok(()),
+            Some(fault) => Err(bug(format!("{}: {fault}", self.op))),
+        }
+    }
+}
+
+const WEIGHT: &[Role] = &[Role::Weight];
+const GRAD: &[Role] = &[Role::Grad];
+const ACT: &[Role] = &[Role::Act];
+
+/// Each method is the operation of the same name in [`Backend`], where it is described.
+///
+/// # Errors
+/// A wrong shape is reported as a bug; otherwise what the backend reports.
+#[allow(missing_docs, clippy::missing_errors_doc, clippy::too_many_arguments, reason = "described in Backend")]
+impl Queue<'_> {
+    fn check(&self, op: &'static str) -> Check<'_> {
+        Check { state: &self.state, op, fault: None }
+    }
+
+    pub fn encode_sparse(
+        &mut self,
+        x: Rows,
+        w: Mat,
+        b: Mat,
+        curve: Curve,
+        noise: Noise,
+        step: Buf,
+        y: Mat,
+    ) -> Result<()> {
+        self.check("encode_sparse")
+            .step(step)
+            .rows(x, Some(step))
+            .mat(w, WEIGHT, w.rows, y.cols)
+            .mat(b, WEIGHT, 1, y.cols)
+            .mat(y, ACT, x.count, y.cols)
+            .done()?;
+        Ok(self.state.backend.encode_sparse(x, w, b, curve, noise, step, y)?)
+    }
+
+    pub fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, noise: Noise, step: Buf, dw: Mat, db: Mat) -> Result<()> {
+        self.check("encode_sparse_grad")
+            .step(step)
+            .rows(x, Some(step))
+            .mat(dy, ACT, x.count, dy.cols)
+            .mat(dw, GRAD, dw.rows, dy.cols)
+            .mat(db, GRAD, 1, dy.cols)
+            .done()?;
+        Ok(self.state.backend.encode_sparse_grad(x, dy, noise, step, dw, db)?)
+    }
+
+    pub fn linear(&mut self, x: Mat, w: Mat, b: Mat, curve: Curve, y: Mat) -> Result<()> {
+        self.check("linear")
+            .mat(x, ACT, y.rows, w.rows)
+            .mat(w, WEIGHT, w.rows, y.cols)
+            .mat(b, WEIGHT, 1, y.cols)
+            .mat(y, ACT, y.rows, y.cols)
+            .done()?;
+        Ok(self.state.backend.linear(x, w, b, curve, y)?)
+    }
+
+    pub fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result<()> {
+        self.check("linear_grad_weight")
+            .mat(x, ACT, dy.rows, dw.rows)
+            .mat(dy, ACT, dy.rows, dw.cols)
+            .mat(dw, GRAD, dw.rows, dw.cols)
+            .mat(db, GRAD, 1, dw.cols)
+            .done()?;
+        Ok(self.state.backend.linear_grad_weight(x, dy, dw, db)?)
+    }
+
+    pub fn linear_grad_input(&mut self, dy: Mat, w: Mat, x: Mat, curve: Curve, dx: Mat) -> Result<()> {
+        self.check("linear_grad_input")
+            .mat(dy, ACT, dx.rows, w.cols)
+            .mat(w, WEIGHT, dx.cols, w.cols)
+            .mat(x, ACT, dx.rows, dx.cols)
+            .mat(dx, ACT, dx.rows, dx.cols)
+            .done()?;
+        Ok(self.state.backend.linear_grad_input(dy, w, x, curve, dx)?)
+    }
+
+    pub fn sample_latent(&mut self, x: Rows, stats: Mat, noise: Noise, step: Buf, z: Mat, kl: Mat) -> Result<()> {
+        self.check("sample_latent")
+            .step(step)
+            .rows(x, Some(step))
+            .mat(stats, ACT, x.count, 2 * z.cols)
+            .mat(z, ACT, x.count, z.cols)
+            .per_user(kl, x, step)
+            .done()?;
+        Ok(self.state.backend.sample_latent(x, stats, noise, step, z, kl)?)
+    }
+
+    pub fn sample_latent_grad(
+        &mut self,
+        x: Rows,
+        stats: Mat,
+        dz: Mat,
+        noise: Noise,
+        step: Buf,
+        scale: Buf,
+        dstats: Mat,
+    ) -> Result<()> {
+        self.check("sample_latent_grad")
+            .step(step)
+            .scale(scale)
+            .rows(x, Some(step))
+            .mat(stats, ACT, x.count, 2 * dz.cols)
+            .mat(dz, ACT, x.count, dz.cols)
+            .mat(dstats, ACT, x.count, 2 * dz.cols)
+            .done()?;
+        Ok(self.state.backend.sample_latent_grad(x, stats, dz, noise, step, scale, dstats)?)
+    }
+
+    pub fn adam(
+        &mut self,
+        w: Buf,
+        dw: Buf,
+        m: Buf,
+        v: Buf,
+        len: u64,
+        decayed: u64,
+        step: Buf,
+        scale: Buf,
+    ) -> Result<()> {
+        self.check("adam")
+            .buffer(w, WEIGHT, len)
+            .buffer(dw, GRAD, len)
+            .buffer(m, &[Role::Moment], len)
+            .buffer(v, &[Role::Moment], len)
+            .need(decayed <= len, || format!("{decayed} of {len} elements decay"))
+            .step(step)
+            .scale(scale)
+            .done()?;
+        Ok(self.state.backend.adam(w, dw, m, v, len, decayed, step, scale)?)
+    }
+
+    pub fn decode_loss_grad(
+        &mut self,
+        x: Rows,
+        decode: Decode,
+        kind: Likelihood,
+        step: Buf,
+        scale: Buf,
+        loss: Mat,
+        dw: Mat,
+        db: Mat,
+        dg: Mat,
+    ) -> Result<()> {
+        let Decode { g, w, .. } = decode;
+        self.decode("decode_loss_grad", x.count, decode)
+            .step(step)
+            .scale(scale)
+            .rows(x, Some(step))
+            .per_user(loss, x, step)
+            .mat(dw, GRAD, w.rows, w.cols)
+            .mat(db, GRAD, 1, w.cols)
+            .mat(dg, ACT, g.rows, g.cols)
+            .done()?;
+        Ok(self.state.backend.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg)?)
+    }
+
+    pub fn recommend(&mut self, decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf) -> Result<()> {
+        let room = u64::from(decode.g.rows) * u64::from(k);
+        let check = self.decode("recommend", decode.g.rows, decode).buffer(items, &[Role::Index], room).buffer(
+            values,
+            &[Role::Value],
+            room,
+        );
+        let check = if seen.indptr.is_none() { check } else { check.rows(seen, None) };
+        check.need(seen.count == decode.g.rows, || format!("{} rows of seen items", seen.count)).done()?;
+        Ok(self.state.backend.recommend(decode, seen, k, items, values)?)
+    }
+
+    fn decode(&self, op: &'static str, batch: u32, decode: Decode) -> Check<'_> {
+        let Decode { g, w, b, logits, .. } = decode;
+        let rows = self.state.backend.logits_rows(batch, w.cols).clamp(1, batch.max(1));
+        self.check(op)
+            .mat(g, ACT, batch, w.rows)
+            .mat(w, WEIGHT, w.rows, w.cols)
+            .mat(b, WEIGHT, 1, w.cols)
+            .mat(logits, ACT, logits.rows, w.cols)
+            .need(logits.rows >= rows.min(batch), || format!("{} rows of logits, wanted {rows}", logits.rows))
+    }
+
+    pub fn capture_begin(&mut self) -> Result<()> {
+        Ok(self.state.backend.capture_begin()?)
+    }
+
+    pub fn capture_end(&mut self) -> Result<Graph> {
+        Ok(self.state.backend.capture_end()?)
+    }
+
+    pub fn replay(&mut self, graph: Graph) -> Result<()> {
+        Ok(self.state.backend.replay(graph)?)
+    }
+}
+
+/// The step buffer of a run.
+pub(crate) fn step_buffer(device: &Device, params: &StepParams) -> Result<Buffer> {
+    device.upload(Role::Step, Host::Step(params))
+}
+
+/// The loss scale of a run.
+pub(crate) fn scale_buffer(device: &Device, state: &ScaleState) -> Result<Buffer> {
+    device.upload(Role::Scale, Host::Scale(state))
+}

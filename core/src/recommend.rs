@@ -1,0 +1,116 @@
+//! Top-k recommendations for histories: fold in, score, mask, rank.
+
+use crate::{
+    error::{Error, Result},
+    matrix::Matrix,
+    metrics::NO_ITEM,
+    model::{Model, Workspace},
+    popularity::Popularity,
+};
+
+/// The recommendations for one history, best first. Shorter than asked where the catalogue is exhausted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recommendation {
+    /// Item and score: the model's, or the number of training users where `popular`.
+    pub items: Vec<(u32, f32)>,
+    /// The history was empty, so these are the most popular items.
+    pub popular: bool,
+}
+
+/// Which items may be recommended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    denied: Vec<u32>,
+}
+
+impl Catalogue {
+    /// All of `items` but the denied ones; where `allowed` is given, only those in it.
+    pub fn new(items: u32, allowed: Option<&[u32]>, denied: &[u32]) -> Self {
+        let mut keep = vec![allowed.is_none(); items as usize];
+        let mut set =
+            |list: &[u32], to| list.iter().for_each(|&i| keep.get_mut(i as usize).into_iter().for_each(|k| *k = to));
+        set(allowed.unwrap_or_default(), true);
+        set(denied, false);
+        Self { denied: (0..items).filter(|&i| !keep[i as usize]).collect() }
+    }
+}
+
+/// Ranks histories with a model, a batch at a time, in memory that does not grow with their number.
+#[derive(Debug)]
+pub struct Recommender<'a> {
+    model: &'a Model,
+    popularity: &'a Popularity,
+    catalogue: Catalogue,
+    mask: bool,
+    k: u32,
+    space: Workspace,
+}
+
+impl<'a> Recommender<'a> {
+    /// For `k` items a history, up to `batch` histories at once. `mask` leaves out what is in the history.
+    ///
+    /// # Errors
+    /// Where `k` is zero or larger than the catalogue, or the device has no room.
+    pub fn new(
+        model: &'a Model,
+        popularity: &'a Popularity,
+        catalogue: Catalogue,
+        mask: bool,
+        k: u32,
+        batch: u32,
+    ) -> Result<Self> {
+        let left = model.items() - catalogue.denied.len() as u32;
+        if k == 0 || k > left {
+            return Err(Error::usage(format!(
+                "{k} recommendations a user: choose 1 to {left}, the items there are to recommend"
+            )));
+        }
+        let space = Workspace::new(model, batch.max(1), k)?;
+        Ok(Self { model, popularity, catalogue, mask, k, space })
+    }
+
+    /// Recommendations for each row of `histories`.
+    ///
+    /// # Errors
+    /// Where the histories are over other items, or what the device reports.
+    pub fn recommend(&self, histories: &Matrix) -> Result<Vec<Recommendation>> {
+        let mut all = Vec::with_capacity(histories.users() as usize);
+        let rows: Vec<u32> = (0..histories.users()).collect();
+        for rows in rows.chunks(self.space.batch() as usize) {
+            self.batch(&histories.select(rows), &mut all)?;
+        }
+        Ok(all)
+    }
+
+    fn batch(&self, histories: &Matrix, out: &mut Vec<Recommendation>) -> Result<()> {
+        let device = self.model.device();
+        let (count, k) = (histories.users(), self.k as usize);
+        let on_device = device.matrix(histories)?;
+        let hidden = |row: &[u32]| -> Vec<u32> {
+            let own = if self.mask { row } else { &[] };
+            own.iter().chain(&self.catalogue.denied).copied().collect()
+        };
+        let seen = if self.catalogue.denied.is_empty() {
+            None
+        } else {
+            let rows = histories.rows().map(|(row, _)| hidden(row));
+            Some(device.matrix(&Matrix::from_rows(histories.items(), rows)?)?)
+        };
+        let seen = seen.as_ref().or(self.mask.then_some(&on_device));
+        let (items, scores) = self.model.rank(&on_device, seen, 0, count, self.k, &self.space)?;
+        let ranked = items.chunks_exact(k).zip(scores.chunks_exact(k));
+        for ((row, _), (items, scores)) in histories.rows().zip(ranked) {
+            let popular = row.is_empty();
+            let items = if popular {
+                let mut ranking = vec![NO_ITEM; k];
+                self.popularity.rank(&self.catalogue.denied, &mut ranking);
+                let score = |&i: &u32| (i, self.popularity.counts()[i as usize] as f32);
+                ranking.iter().filter(|&&i| i != NO_ITEM).map(score).collect()
+            } else {
+                items.iter().copied().zip(scores.iter().copied()).filter(|&(i, _)| i != NO_ITEM).collect()
+            };
+            out.push(Recommendation { items, popular });
+        }
+        Ok(())
+    }
+}

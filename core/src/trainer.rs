@@ -1,0 +1,501 @@
+//! Epochs: batch, step, validation, early stopping; and how a run goes on where it stopped.
+//!
+//! The trainer prints nothing, writes no file and reads no clock but for the pace of its reports: all
+//! of that is its caller's, through [`Observer`].
+
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::{Master, ScaleState},
+    config::{ModelConfig, TrainConfig},
+    dataset::Dataset,
+    device::{Device, DeviceMatrix, UserList},
+    error::{Error, Result},
+    evaluate::{self, Judge, Options},
+    layout::{Layout, padded},
+    metrics::Metric,
+    model::{Model, NoiseConfig, RunState, Workspace},
+    popularity::Popularity,
+    random::{self, stream},
+    schedule,
+    tensors::Tensors,
+};
+
+/// Bytes a run needs on its device, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Parameters of the model, without padding.
+    pub parameters: u64,
+    /// Bytes of weights, with their half copies.
+    pub weights: u64,
+    /// Bytes of the gradient arena.
+    pub gradients: u64,
+    /// Bytes of Adam's moments.
+    pub moments: u64,
+    /// Bytes of activations, their gradients and the logits scratch.
+    pub activations: u64,
+    /// Bytes of the histories, the order of users and their losses.
+    pub data: u64,
+    /// Bytes the device has left, where known.
+    pub available: Option<u64>,
+}
+
+impl Plan {
+    /// The plan of training on a data set.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be a model.
+    pub fn new(device: &Device, config: &ModelConfig, train: &TrainConfig, data: &Dataset) -> Result<Self> {
+        let info = device.info();
+        let layout = Layout::new(config, data.train.items(), info.align)?;
+        let master = match info.master {
+            Master::F32 => 4,
+            Master::F64 => 8,
+        };
+        let batch = train.batch.min(data.train.users());
+        let wide = |n: u32| u64::from(padded(n, info.align));
+        // Every layer's output but the last, with its gradient; the latent sample likewise.
+        let units: u64 =
+            layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(data.train.items()) + wide(config.latent);
+        let validation = data.validation.as_ref().map(|p| &p.history);
+        let rows = |m: &crate::matrix::Matrix| {
+            4 * (m.events() * if m.values().is_some() { 2 } else { 1 } + u64::from(m.users()) + 1)
+        };
+        // Validation ranks with a workspace of its own.
+        let judged = validation.map_or(0, |m| u64::from(evaluate::BATCH.min(m.users())));
+        let logits =
+            |batch: u64| u64::from(device.logits_rows(batch as u32, data.train.items())) * wide(data.train.items());
+        let act = (2 * u64::from(batch) + judged) * units
+            + logits(u64::from(batch))
+            + if judged > 0 { logits(judged) } else { 0 };
+        Ok(Self {
+            parameters: layout.count(),
+            weights: layout.len * u64::from(info.weight_bytes),
+            gradients: layout.len * master,
+            moments: 2 * layout.len * master,
+            activations: act * u64::from(info.act_bytes),
+            data: rows(&data.train) + validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
+            available: device.memory(),
+        })
+    }
+
+    /// All bytes together.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.moments + self.activations + self.data
+    }
+
+    /// Refuses a run that cannot fit.
+    ///
+    /// # Errors
+    /// Says what is needed, what there is, and what would help.
+    pub fn check(&self) -> Result<()> {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        match self.available {
+            Some(available) if self.total() > available => Err(Error::new(
+                crate::error::Kind::Device,
+                format!(
+                    "this run needs {:.2} GiB ({:.2} for the model and its moments, {:.2} for activations, {:.2} for data) \
+                     and {:.2} GiB are free: use a smaller batch, fewer hidden units, or a threshold that keeps fewer items",
+                    gib(self.total()),
+                    gib(self.weights + self.gradients + self.moments),
+                    gib(self.activations),
+                    gib(self.data),
+                    gib(available)
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The best validation so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch after which it was measured, from 1.
+    pub epoch: u32,
+    /// The figure.
+    pub value: f64,
+    /// Its standard error over users.
+    pub standard_error: f64,
+}
+
+/// Where a run stands. With the weights and moments of the same moment, it can go on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Updates done.
+    pub update: u32,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// Batches done of the epoch under way.
+    pub batch: u32,
+    /// Sum of the negative log-likelihoods of the users seen in it, in order.
+    pub nll: f64,
+    /// Sum of their KL divergences, in order.
+    pub kl: f64,
+    /// The best validation so far.
+    pub best: Option<Best>,
+    /// Validations since then.
+    pub stale: u32,
+    /// The loss scale.
+    pub scale: ScaleState,
+}
+
+/// A run, frozen: enough to go on as if it had never stopped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Where it stands.
+    pub progress: Progress,
+    /// The weights now.
+    pub weights: Tensors,
+    /// Adam's moments.
+    pub moments: [Tensors; 2],
+    /// The weights of the best validation, where there was one.
+    pub best: Option<Tensors>,
+}
+
+/// A look at a run that is under way.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Pace {
+    /// The epoch under way, from 1.
+    pub epoch: u32,
+    /// Epochs at the most.
+    pub epochs: u32,
+    /// Users of this epoch already seen.
+    pub users: u32,
+    /// Users in an epoch.
+    pub of_users: u32,
+    /// Mean loss per user (negative log-likelihood plus weighted KL divergence) of the latest batches.
+    pub loss: f64,
+    /// Users per second since the last look.
+    pub users_per_second: f64,
+}
+
+/// A completed epoch.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EpochReport {
+    /// Which one, from 1.
+    pub epoch: u32,
+    /// Updates done so far.
+    pub update: u32,
+    /// Mean negative log-likelihood per user.
+    pub nll: f64,
+    /// Mean KL divergence per user.
+    pub kl: f64,
+    /// The KL term's weight at the epoch's end.
+    pub kl_weight: f64,
+    /// Updates skipped so far because a gradient was not finite.
+    pub skipped: u32,
+    /// Seconds of training, validation left out.
+    pub seconds: f64,
+    /// Users per second of training.
+    pub users_per_second: f64,
+    /// The validation after it, where there was one.
+    pub validation: Option<Best>,
+    /// Whether that validation is the best so far.
+    pub is_best: bool,
+}
+
+/// What a run tells its caller. Everything has a default that does nothing.
+pub trait Observer {
+    /// A few times a second. Break to stop after this batch, with a checkpoint.
+    fn pace(&mut self, _pace: &Pace) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// After every epoch.
+    fn epoch(&mut self, _report: &EpochReport) {}
+
+    /// From time to time, when the run stops, and at its end: keep this to be able to go on.
+    ///
+    /// # Errors
+    /// An error stops the run.
+    fn checkpoint(&mut self, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the run should stop after this batch, with a checkpoint. Asked before every batch.
+    fn stop(&mut self) -> bool {
+        false
+    }
+}
+
+/// An observer that only watches the run end.
+impl Observer for () {}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// All epochs are done.
+    Complete,
+    /// Validation had not improved for as long as the patience lasts.
+    EarlyStop,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// Seconds between looks at a run.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A training run.
+pub struct Trainer {
+    config: TrainConfig,
+    model: Model,
+    data: DeviceMatrix,
+    order: UserList,
+    space: Workspace,
+    run: RunState,
+    judge: Option<Judge>,
+    progress: Progress,
+    best: Option<Tensors>,
+    /// Position in the epoch up to which losses are summed in `progress`.
+    counted: u32,
+}
+
+impl Trainer {
+    /// A new run, or, with a snapshot, the rest of an old one. Everything is allocated here.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be trained, the data set is empty, the snapshot belongs to
+    /// another model, or the device has no room.
+    pub fn new(
+        device: &Device,
+        model_config: &ModelConfig,
+        config: &TrainConfig,
+        data: &Dataset,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Self> {
+        config.check()?;
+        let users = data.train.users();
+        if users == 0 || data.train.events() == 0 {
+            return Err(Error::data("the training part is empty: no user has an event"));
+        }
+        if model_config.member == crate::config::Member::LogisticVae
+            && data.train.values().is_some_and(|v| v.iter().any(|&x| x > 1.0))
+        {
+            return Err(Error::data("logistic-vae needs weights between 0 and 1; this data set has larger ones"));
+        }
+        if users > u32::MAX / 2 {
+            return Err(Error::data(format!(
+                "{users} users are more than can be trained on: the limit is {}",
+                u32::MAX / 2
+            )));
+        }
+        Plan::new(device, model_config, config, data)?.check()?;
+        let metric: Metric = config.metric.parse()?;
+        let model = match &snapshot {
+            Some(snapshot) => Model::load(device, model_config, data.train.items(), &snapshot.weights)?,
+            None => Model::random(device, model_config, data.train.items(), config.seed)?,
+        };
+        let matrix = device.matrix(&data.train)?;
+        let order = device.user_list(2 * users, &matrix)?;
+        let space = Workspace::new(&model, config.batch.min(users), 0)?;
+        let run = RunState::new(&model, &space, 2 * users)?;
+        let judge = match &data.validation {
+            Some(part) => Some(Judge::new(&model, part, &Popularity::of(&data.train), &[metric], Options::default())?),
+            None => None,
+        };
+        let mut trainer = Self {
+            config: config.clone(),
+            model,
+            data: matrix,
+            order,
+            space,
+            run,
+            judge,
+            progress: Progress::default(),
+            best: None,
+            counted: 0,
+        };
+        if let Some(snapshot) = snapshot {
+            trainer.run.set_moments(&trainer.model, &snapshot.moments)?;
+            trainer.run.set_scale(&snapshot.progress.scale)?;
+            trainer.counted = snapshot.progress.batch.saturating_mul(trainer.space.batch());
+            if trainer.counted >= users && snapshot.progress.batch > 0 {
+                return Err(Error::data("the checkpoint stands beyond the end of an epoch: it belongs to another run"));
+            }
+            trainer.progress = snapshot.progress;
+            trainer.best = snapshot.best;
+        }
+        Ok(trainer)
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Trains until all epochs are done, patience is lost, or the observer stops it.
+    ///
+    /// # Errors
+    /// What the device or the observer reports; a loss that is not finite.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
+        let mut saved = Instant::now();
+        let ending = loop {
+            if self.progress.epoch >= self.config.epochs {
+                break Ending::Complete;
+            }
+            if self.config.patience > 0 && self.progress.stale >= self.config.patience {
+                break Ending::EarlyStop;
+            }
+            if self.epoch(observer)?.is_break() {
+                break Ending::Interrupted;
+            }
+            if saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds {
+                observer.checkpoint(&self.snapshot()?)?;
+                saved = Instant::now();
+            }
+        };
+        observer.checkpoint(&self.snapshot()?)?;
+        Ok(ending)
+    }
+
+    /// Puts the weights of the best validation in place; without validation, the last ones stay.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn into_best(self) -> Result<Model> {
+        if let Some(best) = &self.best {
+            self.model.set_weights(best)?;
+        }
+        Ok(self.model)
+    }
+
+    /// The run, frozen.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        self.progress.scale = self.run.scale()?;
+        Ok(Snapshot {
+            progress: self.progress.clone(),
+            weights: self.model.weights()?,
+            moments: self.run.moments(&self.model)?,
+            best: self.best.clone(),
+        })
+    }
+
+    /// Half of the order and loss buffers that an epoch uses: the next epoch's order can be uploaded
+    /// while this one runs.
+    fn base(&self) -> u32 {
+        (self.progress.epoch % 2) * self.data.users()
+    }
+
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
+        let (users, batch, base) = (self.data.users(), self.space.batch(), self.base());
+        let order = random::permutation(self.config.seed, stream::ORDER, self.progress.epoch, users);
+        self.order.write(base, &order)?;
+        let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
+        let (start, from) = (Instant::now(), self.progress.batch * batch);
+        let (mut looked, mut seen) = (start, from);
+
+        for first in (from..users).step_by(batch as usize) {
+            if observer.stop() {
+                self.count_losses(first)?;
+                return Ok(ControlFlow::Break(()));
+            }
+            let count = batch.min(users - first);
+            let update = self.progress.update.checked_add(1).ok_or_else(|| Error::usage("too many updates"))?;
+            self.space.set_step(&schedule::step(&self.config, update, base + first, count))?;
+            let rows = self.data.listed(&self.order, 0, count);
+            let device = self.model.device().clone();
+            self.model.learn(&mut device.queue(), rows, noise, &self.space, &self.run)?;
+            self.progress.update = update;
+            self.progress.batch += 1;
+
+            if looked.elapsed() >= LOOK {
+                let before = (self.progress.nll, self.progress.kl, self.counted);
+                self.count_losses(first + count)?;
+                let n = f64::from(self.counted - before.2);
+                let kl_weight = schedule::kl_weight(&self.config, update);
+                let pace = Pace {
+                    epoch: self.progress.epoch + 1,
+                    epochs: self.config.epochs,
+                    users: first + count,
+                    of_users: users,
+                    loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
+                    users_per_second: f64::from(first + count - seen) / looked.elapsed().as_secs_f64(),
+                };
+                if observer.pace(&pace).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                (looked, seen) = (Instant::now(), first + count);
+            }
+        }
+        self.count_losses(users)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let n = f64::from(users);
+        let mut report = EpochReport {
+            epoch: self.progress.epoch + 1,
+            update: self.progress.update,
+            nll: self.progress.nll / n,
+            kl: self.progress.kl / n,
+            kl_weight: schedule::kl_weight(&self.config, self.progress.update),
+            skipped: self.run.scale()?.skipped,
+            seconds,
+            users_per_second: f64::from(users - from) / seconds,
+            validation: None,
+            is_best: false,
+        };
+        self.progress = Progress {
+            epoch: self.progress.epoch + 1,
+            batch: 0,
+            nll: 0.0,
+            kl: 0.0,
+            ..std::mem::take(&mut self.progress)
+        };
+        self.counted = 0;
+        if report.epoch.is_multiple_of(self.config.validate_every) || report.epoch == self.config.epochs {
+            self.validate(&mut report)?;
+        }
+        observer.epoch(&report);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Adds the losses up to position `to` of the epoch to the sums, in order.
+    fn count_losses(&mut self, to: u32) -> Result<()> {
+        let from = std::mem::replace(&mut self.counted, to);
+        let (nll, kl) = self.run.losses(self.base() + from, to - from)?;
+        for (nll, kl) in nll.iter().zip(&kl) {
+            self.progress.nll += nll;
+            self.progress.kl += kl;
+        }
+        if (self.progress.nll + self.progress.kl).is_finite() {
+            return Ok(());
+        }
+        Err(Error::failure(format!(
+            "the loss is not finite in epoch {} (update {}): training diverged; use a smaller learning rate, \
+             or resume from the last checkpoint with one",
+            self.progress.epoch + 1,
+            self.progress.update
+        )))
+    }
+
+    fn validate(&mut self, report: &mut EpochReport) -> Result<()> {
+        let Some(judge) = &self.judge else { return Ok(()) };
+        let evaluation = judge.evaluate(&self.model)?;
+        let measured = evaluation.metrics.first().and_then(|m| Some((m.value?, m.standard_error.unwrap_or(0.0))));
+        let Some((value, standard_error)) = measured else { return Ok(()) };
+        let now = Best { epoch: report.epoch, value, standard_error };
+        report.validation = Some(now);
+        report.is_best = self.progress.best.is_none_or(|best| value > best.value);
+        if report.is_best {
+            self.progress.best = Some(now);
+            self.progress.stale = 0;
+            self.best = Some(self.model.weights()?);
+        } else {
+            self.progress.stale += 1;
+        }
+        Ok(())
+    }
+}
