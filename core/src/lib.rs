@@ -8,10 +8,12 @@ pub mod backend;
 pub mod config;
 pub mod dataset;
 pub mod error;
+pub mod events;
 pub mod layout;
 pub mod math;
 pub mod matrix;
 pub mod random;
 pub mod schedule;
+pub mod split;
 
 pub use error::{Error, Kind, Result};
