@@ -12,7 +12,13 @@ pub mod events;
 pub mod layout;
 pub mod math;
 pub mod matrix;
+#[cfg(feature = "files")]
+pub mod prepare;
+#[cfg(feature = "files")]
+pub mod prepared;
 pub mod random;
+#[cfg(feature = "files")]
+pub mod ratings;
 pub mod schedule;
 pub mod split;
 
