@@ -380,7 +380,7 @@ impl Tensors {
         // Our own files are aligned; those of another writer may not be.
         Ok(Some(match bytemuck::try_cast_slice::<u8, T>(bytes) {
             Ok(_) => Array::shared(Mapped { map: self.map.clone(), range, of: PhantomData }),
-            Err(_) => bytemuck::pod_collect_to_vec(bytes).into(),
+            Err(_) => bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect::<Vec<T>>().into(),
         }))
     }
 
