@@ -57,10 +57,7 @@ fn the_order_of_users_in_the_file_changes_nothing() {
     let (other, _) = common::text(&mixed.join("\n"), &published(12)).unwrap();
     assert_eq!(pairs(&ours), pairs(&other));
     assert_eq!(held(&ours, ours.test.as_ref().unwrap()), held(&other, other.test.as_ref().unwrap()));
-    assert_eq!(
-        held(&ours, ours.validation.as_ref().unwrap()),
-        held(&other, other.validation.as_ref().unwrap())
-    );
+    assert_eq!(held(&ours, ours.validation.as_ref().unwrap()), held(&other, other.validation.as_ref().unwrap()));
 }
 
 /// The files that the published code wrote for ML-1M. The copy of the ratings at hand has another row
@@ -191,9 +188,8 @@ impl Plan {
         for part in [&report.validation, &report.test] {
             assert_eq!(part.as_ref().unwrap().users, sizes.held_out);
         }
-        let held = |part: &Option<vaecf_core::prepare::PartReport>| {
-            part.as_ref().map_or(0, |part| part.events + part.targets)
-        };
+        let held =
+            |part: &Option<vaecf_core::prepare::PartReport>| part.as_ref().map_or(0, |part| part.events + part.targets);
         let kept = report.train.events + held(&report.validation) + held(&report.test);
         assert_eq!(kept + report.split.unknown_item, sizes.events);
     }
