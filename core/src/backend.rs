@@ -9,7 +9,9 @@
 //!   [`Backend::download`] and [`Backend::sync`] wait.
 //! - **Arguments are valid.** Handles are live, ranges lie inside their buffers, shapes agree,
 //!   item indices are below the item count, indices ascend within a row, and outputs do not overlap
-//!   inputs unless an operation says "in place". [`crate::device`] has checked all of it.
+//!   inputs unless an operation says "in place". A matrix takes up all from its first element to its
+//!   last, so an output never lies between the columns of another argument. [`crate::device`] has
+//!   checked all of it.
 //! - **Addresses are fixed.** Nothing is allocated or freed between the first and the last step of
 //!   a run, and each step issues the same calls with the same arguments; what changes from step to
 //!   step is in the step buffer ([`StepParams`]). So a step can be captured once and replayed.
@@ -414,8 +416,9 @@ pub trait Backend: Send {
     // ---- provided: the default IS the definition; an override must agree with it ----
 
     /// Rows of logits that [`Backend::decode_loss_grad`] and [`Backend::recommend`] want as scratch
-    /// for a batch; never falling as the batch grows. A backend that works in blocks asks for one block.
-    fn logits_rows(&self, batch: u32) -> u32 {
+    /// for a batch, given the number of items; never falling as the batch grows. A backend that works in
+    /// blocks asks for one block.
+    fn logits_rows(&self, batch: u32, _items: u32) -> u32 {
         batch
     }
 

@@ -295,8 +295,8 @@ impl Device {
     }
 
     /// Rows of logits wanted as scratch for a batch.
-    pub fn logits_rows(&self, batch: u32) -> u32 {
-        self.lock().backend.logits_rows(batch).clamp(1, batch.max(1))
+    pub fn logits_rows(&self, batch: u32, items: u32) -> u32 {
+        self.lock().backend.logits_rows(batch, items).clamp(1, batch.max(1))
     }
 
     /// The calls for one batch, checked and issued. Holds the device until it is dropped.
@@ -562,7 +562,7 @@ impl Queue<'_> {
 
     fn decode(&self, op: &'static str, batch: u32, decode: Decode) -> Check<'_> {
         let Decode { g, w, b, logits, .. } = decode;
-        let rows = self.state.backend.logits_rows(batch).clamp(1, batch.max(1));
+        let rows = self.state.backend.logits_rows(batch, w.cols).clamp(1, batch.max(1));
         self.check(op)
             .mat(g, ACT, batch, w.rows)
             .mat(w, WEIGHT, w.rows, w.cols)

@@ -236,6 +236,13 @@ pub fn likelihood<T: Real>(kind: Likelihood, items: &[u32], values: Option<&[T]>
     }
 }
 
+/// Whether no element is infinite or NaN.
+#[inline(always)]
+pub fn all_finite<T: Real>(row: &[T]) -> bool {
+    // Zero times a finite number is zero; times any other it is NaN, which no sum gets rid of.
+    fold(row, T::zero(), |a, x| a + x * T::zero(), |a, b| a + b) == T::zero()
+}
+
 /// What one draw of latent noise is made of: the key of the run, the update and the user.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
@@ -325,6 +332,10 @@ pub struct Adam<T> {
     pub beta1: T,
     /// Decay of the second moment.
     pub beta2: T,
+    /// 1 - beta1, rounded once: 1 minus the rounded beta would be 1e-5 off in f32.
+    pub gain1: T,
+    /// 1 - beta2.
+    pub gain2: T,
     /// Added to the root.
     pub eps: T,
     /// lr / (1 - beta1^t).
@@ -341,6 +352,8 @@ impl<T: Real> Adam<T> {
             l2: T::of(step.l2),
             beta1: T::of(step.beta1),
             beta2: T::of(step.beta2),
+            gain1: T::of(1.0 - step.beta1),
+            gain2: T::of(1.0 - step.beta2),
             eps: T::of(step.eps),
             rate: T::of(step.lr / step.correction1),
             root: T::of(step.correction2.sqrt().recip()),
@@ -350,11 +363,10 @@ impl<T: Real> Adam<T> {
     /// Updates a stretch of the arena (Kingma and Ba 2015, algorithm 1).
     #[inline(always)]
     pub fn update(&self, w: &mut [T], dw: &[T], m: &mut [T], v: &mut [T]) {
-        let one = T::one();
         for (((w, &dw), m), v) in w.iter_mut().zip(dw).zip(m).zip(v) {
             let g = dw * self.grad_factor + self.l2 * *w;
-            *m = self.beta1 * *m + (one - self.beta1) * g;
-            *v = self.beta2 * *v + (one - self.beta2) * g * g;
+            *m = self.beta1 * *m + self.gain1 * g;
+            *v = self.beta2 * *v + self.gain2 * g * g;
             *w -= self.rate * *m / (v.sqrt() * self.root + self.eps);
         }
     }

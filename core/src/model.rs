@@ -332,7 +332,7 @@ impl Workspace {
                 false => None,
             },
             decoded: rows(&model.layout.decoder[..hidden])?,
-            logits: device.activations(device.logits_rows(batch), model.items)?,
+            logits: device.activations(device.logits_rows(batch, model.items), model.items)?,
             step: device::step_buffer(device, &schedule::inference(0))?,
             ranked: match k {
                 0 => None,

@@ -1,0 +1,32 @@
+//! The loss of each row against its full history.
+
+use rayon::prelude::*;
+use vaecf_core::{
+    backend::Likelihood,
+    math::{self, Real},
+};
+
+use crate::{
+    Exec,
+    memory::{Sparse, ViewMut},
+    ops::linear::add,
+};
+
+/// The losses, and the gradient in place of the logits. A `bias` is added to the logits before.
+pub(crate) fn likelihood<T: Real>(
+    exec: Exec,
+    x: Sparse<'_, T>,
+    kind: Likelihood,
+    bias: &[T],
+    scale: T,
+    logits: &mut ViewMut<'_, T>,
+    loss: &mut ViewMut<'_, T>,
+) {
+    logits.rows_mut().zip(loss.rows_mut()).enumerate().for_each(|(r, (logits, loss))| {
+        let row = x.row(r);
+        exec.wide(|| {
+            add(logits, bias);
+            loss[0] = math::likelihood(kind, row.items, row.values, logits, scale);
+        });
+    });
+}

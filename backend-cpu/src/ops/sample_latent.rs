@@ -1,0 +1,46 @@
+//! The latent sample.
+
+use rayon::prelude::*;
+use vaecf_core::{
+    backend::{Noise, StepParams},
+    math::{self, Draw, Real},
+};
+
+use crate::{
+    Exec,
+    memory::{Sparse, View, ViewMut},
+};
+
+/// `z = mu + exp(logvar / 2) eps`, and the KL divergence of each row.
+pub(crate) fn sample_latent<T: Real>(
+    exec: Exec,
+    x: Sparse<'_, T>,
+    stats: View<'_, T>,
+    noise: Noise,
+    step: StepParams,
+    z: &mut ViewMut<'_, T>,
+    kl: &mut ViewMut<'_, T>,
+) {
+    z.rows_mut().zip(kl.rows_mut()).enumerate().for_each(|(r, (z, kl))| {
+        let draw = Draw { noise, update: step.update, user: x.row(r).user };
+        exec.wide(|| kl[0] = math::sample_latent(stats.row(r), draw, z));
+    });
+}
+
+/// The gradient of both; `beta` weighs the divergence.
+#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
+pub(crate) fn sample_latent_grad<T: Real>(
+    exec: Exec,
+    x: Sparse<'_, T>,
+    stats: View<'_, T>,
+    dz: View<'_, T>,
+    noise: Noise,
+    step: StepParams,
+    beta: T,
+    dstats: &mut ViewMut<'_, T>,
+) {
+    dstats.rows_mut().enumerate().for_each(|(r, dstats)| {
+        let draw = Draw { noise, update: step.update, user: x.row(r).user };
+        exec.wide(|| math::sample_latent_grad(stats.row(r), draw, dz.row(r), beta, dstats));
+    });
+}
