@@ -12,6 +12,7 @@ pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod events;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod layout;
@@ -20,10 +21,17 @@ pub mod matrix;
 pub mod metrics;
 pub mod model;
 pub mod popularity;
+#[cfg(feature = "files")]
+pub mod prepare;
+#[cfg(feature = "files")]
+pub mod prepared;
 pub mod random;
+#[cfg(feature = "files")]
+pub mod ratings;
 pub mod recommend;
 pub mod report;
 pub mod schedule;
+pub mod split;
 pub mod tensors;
 pub mod trainer;
 
