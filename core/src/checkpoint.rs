@@ -115,11 +115,11 @@ impl ModelFolder {
         self.dir.join(TRAINING).exists()
     }
 
-    /// Begins a run: makes the folder and writes what does not change.
+    /// Refuses a folder that holds something already, unless it may be replaced.
     ///
     /// # Errors
-    /// Where the folder holds something already and `force` is not given, or the file system refuses.
-    pub fn begin(&self, model: &ModelConfig, train: &TrainConfig, data: &Dataset, force: bool) -> Result<Card> {
+    /// Says what could be done instead.
+    pub fn vacant(&self, force: bool) -> Result<()> {
         let occupied = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
         if occupied && !force {
             return Err(Error::usage(format!(
@@ -127,6 +127,15 @@ impl ModelFolder {
                 self.dir.display()
             )));
         }
+        Ok(())
+    }
+
+    /// Begins a run: makes the folder and writes what does not change.
+    ///
+    /// # Errors
+    /// Where the folder holds something already and `force` is not given, or the file system refuses.
+    pub fn begin(&self, model: &ModelConfig, train: &TrainConfig, data: &Dataset, force: bool) -> Result<Card> {
+        self.vacant(force)?;
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("creating", &self.dir, &e))?;
         for old in [WEIGHTS, TRAINING, CONFIG, ITEMS] {
             match std::fs::remove_file(self.dir.join(old)) {
@@ -218,17 +227,21 @@ impl ModelFolder {
         self.write_weights(snapshot.best.as_ref().unwrap_or(&snapshot.weights))
     }
 
-    /// Reads a run, to go on with it.
+    /// Reads a run, to go on with it. One that ended before its first checkpoint has no snapshot, and
+    /// goes on from its beginning.
     ///
     /// # Errors
     /// Where there is none, it is damaged, or it was made from other data.
-    pub fn read_run(&self, data: &Dataset) -> Result<(Card, Snapshot)> {
+    pub fn read_run(&self, data: &Dataset) -> Result<(Card, Option<Snapshot>)> {
         let card = self.card()?;
         if card.data_crc32 != fingerprint(data) {
             return Err(Error::data(format!(
                 "{}: the run was made from other training data; resume with the data set it began with",
                 self.dir.display()
             )));
+        }
+        if !self.has_run() {
+            return Ok((card, None));
         }
         let path = self.dir.join(TRAINING);
         let here = |what: String| Error::data(format!("{}: {what}", path.display()));
@@ -242,7 +255,7 @@ impl ModelFolder {
             Some(_) => Some(group("best/")?),
             None => None,
         };
-        Ok((card, Snapshot { progress, weights, moments, best }))
+        Ok((card, Some(Snapshot { progress, weights, moments, best })))
     }
 
     /// Reads the model.

@@ -203,10 +203,8 @@ pub struct EpochReport {
 
 /// What a run tells its caller. Everything has a default that does nothing.
 pub trait Observer {
-    /// A few times a second. Break to stop after this batch, with a checkpoint.
-    fn pace(&mut self, _pace: &Pace) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
+    /// A few times a second.
+    fn pace(&mut self, _pace: &Pace) {}
 
     /// After every epoch.
     fn epoch(&mut self, _report: &EpochReport) {}
@@ -427,9 +425,7 @@ impl Trainer {
                     loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
                     users_per_second: f64::from(first + count - seen) / looked.elapsed().as_secs_f64(),
                 };
-                if observer.pace(&pace).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+                observer.pace(&pace);
                 (looked, seen) = (Instant::now(), first + count);
             }
         }
