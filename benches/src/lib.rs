@@ -1,1 +1,9 @@
-//! Measuring.
+//! Measuring: every figure beside its peer or its limit, taken in the same run.
+
+pub mod machine;
+pub mod measure;
+pub mod peer;
+pub mod roofline;
+pub mod run;
+pub mod synthetic;
+pub mod timed;

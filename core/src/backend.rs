@@ -416,8 +416,8 @@ pub trait Backend: Send {
     // ---- provided: the default IS the definition; an override must agree with it ----
 
     /// Rows of logits that [`Backend::decode_loss_grad`] and [`Backend::recommend`] want as scratch
-    /// for a batch, given the number of items; never falling as the batch grows. A backend that works in
-    /// blocks asks for one block.
+    /// for a batch, given the number of items; never falling as the batch grows. A backend that works
+    /// in blocks asks for one block.
     fn logits_rows(&self, batch: u32, _items: u32) -> u32 {
         batch
     }

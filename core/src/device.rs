@@ -164,6 +164,11 @@ impl DeviceMatrix {
         self.items
     }
 
+    /// Events.
+    pub fn events(&self) -> u64 {
+        self.indices.len
+    }
+
     /// The rows `first..first + count`.
     pub fn window(&self, first: u32, count: u32) -> Rows {
         Rows {
@@ -294,7 +299,7 @@ impl Device {
         Ok(self.lock().backend.sync()?)
     }
 
-    /// Rows of logits wanted as scratch for a batch.
+    /// Rows of logits wanted as scratch for a batch over a catalogue.
     pub fn logits_rows(&self, batch: u32, items: u32) -> u32 {
         self.lock().backend.logits_rows(batch, items).clamp(1, batch.max(1))
     }

@@ -165,9 +165,12 @@ impl Dataset {
         write_csv(&dir.join("items.csv"), ["item", "count"], items)?;
         write_csv(&dir.join("users.csv"), ["user"], self.users.iter().map(|id| [id.to_owned()]))?;
 
+        // The writer of tensors goes through temporary files, which only their owner may read.
+        let mode = fs::metadata(dir.join("users.csv")).map_err(|e| Error::io("writing", dir, &e))?.permissions();
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(|e| Error::io("writing", dir, &e))? {
             let path = entry.map_err(|e| Error::io("writing", dir, &e))?.path();
+            fs::set_permissions(&path, mode.clone()).map_err(|e| Error::io("writing", &path, &e))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, sum(&path)?);
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     metrics::{Metric, Profile},
+    random::{Generator, stream},
 };
 
 /// How often a comparison draws users anew.
@@ -171,9 +172,11 @@ pub fn compare(a: &[f64], b: &[f64], seed: u64) -> Result<Difference> {
     if let Some(user) = off.iter().position(|off| !off.is_finite()) {
         return Err(Error::data(format!("user {user}: {} and {} cannot be compared", a[user], b[user])));
     }
-    let (mut state, n) = (seed, off.len());
+    let n = off.len();
+    let mut random = Generator::new(seed, stream::BOOTSTRAP, 0);
     let mean = |sum: f64| sum / n as f64;
-    let mut draws: Vec<f64> = (0..RESAMPLES).map(|_| mean((0..n).map(|_| off[below(&mut state, n)]).sum())).collect();
+    let mut draws: Vec<f64> =
+        (0..RESAMPLES).map(|_| mean((0..n).map(|_| off[random.below(n as u32) as usize]).sum())).collect();
     draws.sort_unstable_by(f64::total_cmp);
     let tail = (RESAMPLES as f64 * (1.0 - CONFIDENCE) / 2.0) as usize;
     Ok(Difference {
@@ -183,16 +186,6 @@ pub fn compare(a: &[f64], b: &[f64], seed: u64) -> Result<Difference> {
         upper: draws[RESAMPLES - 1 - tail],
         seed,
     })
-}
-
-/// A number below `n` (SplitMix64, Steele, Lea and Flood 2014; scaled by a wide product).
-fn below(state: &mut u64, n: usize) -> usize {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut bits = *state;
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^= bits >> 31;
-    ((u128::from(bits) * n as u128) >> 64) as usize
 }
 
 impl fmt::Display for Difference {

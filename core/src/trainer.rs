@@ -68,9 +68,8 @@ impl Plan {
         };
         // Validation ranks with a workspace of its own.
         let judged = validation.map_or(0, |m| u64::from(evaluate::BATCH.min(m.users())));
-        let logits = |batch: u64| {
-            u64::from(device.logits_rows(batch as u32, data.train.items())) * wide(data.train.items())
-        };
+        let logits =
+            |batch: u64| u64::from(device.logits_rows(batch as u32, data.train.items())) * wide(data.train.items());
         let act = (2 * u64::from(batch) + judged) * units
             + logits(u64::from(batch))
             + if judged > 0 { logits(judged) } else { 0 };

@@ -32,14 +32,9 @@ impl<T: Real> Layer<'_, T> {
     /// The blocks of a batch, as (first row, rows): as few as the scratch allows, and evenly long.
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<T> {
         let batch = self.g.rows;
-        let rows = even(batch, self.logits.rows);
-        (0..batch).step_by(rows.max(1)).map(move |from| (from, rows.min(batch - from)))
+        let rows = batch.div_ceil(batch.div_ceil(self.logits.rows.max(1)).max(1)).max(1);
+        (0..batch).step_by(rows).map(move |from| (from, rows.min(batch - from)))
     }
-}
-
-/// The length of the longest of as few parts of `batch` as a limit on it allows, all about as long.
-pub(crate) fn even(batch: usize, limit: usize) -> usize {
-    if batch == 0 { 0 } else { batch.div_ceil(batch.div_ceil(limit.max(1))) }
 }
 
 /// Output layer, likelihood and all gradients.

@@ -255,13 +255,15 @@ fn fields(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> impl Iter
     reader.into_byte_records().map_while(std::result::Result::ok).map(text)
 }
 
-/// The delimiter that cuts every row of the sample into the same number of fields, the most if there
-/// are several; failing that, one that at least cuts every row.
+/// The delimiter that cuts the most rows of the sample into the same number of fields, and that number
+/// the highest; none where most rows stay whole.
 fn sniff(sample: &[u8]) -> Option<u8> {
     let score = |&delimiter: &u8| {
-        let counts: Vec<usize> = fields(sample, delimiter, 1, true).take(SAMPLE_ROWS).map(|row| row.len()).collect();
-        let least = counts.iter().copied().min().unwrap_or(0);
-        (least >= 2).then(|| (counts.iter().all(|&n| n == least), least))
+        let mut counts: Vec<usize> =
+            fields(sample, delimiter, 1, true).take(SAMPLE_ROWS).map(|row| row.len()).collect();
+        counts.sort_unstable();
+        let common = counts.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).max()?;
+        (common.1 >= 2).then_some(common)
     };
     // Of equals `max_by_key` takes the last, so the most telling delimiter stands last.
     [b'|', b';', b',', b'\t']
@@ -298,9 +300,10 @@ impl<R: Read> Records<R> {
     #[inline]
     fn next(&mut self, from: &Reader<'_>, file: &str) -> Result<bool> {
         self.reader.get_mut().left = LONGEST;
+        let line = self.reader.position().line();
         self.reader.read_byte_record(&mut self.record).map_err(|error| match error.into_kind() {
             csv::ErrorKind::Io(error) if error.get_ref().is_some_and(|e| e.is::<TooLong>()) => {
-                Error::data(format!("{}:{}: {TooLong}", file, self.reader.position().line()))
+                Error::data(format!("{file}:{line}: {TooLong}"))
             }
             csv::ErrorKind::Io(error) => from.unreadable(file, &error),
             kind => Error::data(format!("{file}: {kind:?}")),
