@@ -21,6 +21,7 @@ use memory::{Span, Sparse, Table};
 use ops::{decode, encode_sparse, top_k};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use vaecf_core::{
+    Error, Kind,
     backend::{
         Backend, Buf, Curve, Decode, Fault, Host, HostMut, Info, Likelihood, Mat, Noise, Result, Role, Rows,
         ScaleState, StepParams,
@@ -72,15 +73,15 @@ impl<T: Real> Cpu<T> {
     ///
     /// # Errors
     /// Where the threads cannot be started, or are none.
-    pub fn new(threads: Option<usize>) -> Result<Self> {
+    pub fn new(threads: Option<usize>) -> vaecf_core::Result<Self> {
         if threads == Some(0) {
-            return Err(Fault::Other("the CPU backend needs at least one thread".into()));
+            return Err(Error::usage("0 threads: the CPU backend needs at least 1"));
         }
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("vaecf-cpu-{i}"))
             .build()
-            .map_err(|e| Fault::Other(format!("the threads of the CPU backend could not be started: {e}")))?;
+            .map_err(|e| Error::new(Kind::Device, format!("the threads of the CPU backend did not start: {e}")))?;
         let threads = pool.current_num_threads();
         let plural = if threads == 1 { "" } else { "s" };
         Ok(Self {
