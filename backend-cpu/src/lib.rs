@@ -348,7 +348,7 @@ impl<T: Real> Backend for Cpu<T> {
         dg: Mat,
     ) -> Result {
         let Decode { g, w, b, curve, logits } = decode;
-        let logits = logits.top(decode::even(g.rows as usize, logits.rows as usize) as u32);
+        let logits = logits.top(logits.rows.min(self.logits_rows(g.rows, w.cols)));
         let step = self.steps.one(step)?;
         let scale = T::of(f64::from(self.scales.one(scale)?.scale));
         let from = first(x, &step);
@@ -366,7 +366,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn recommend(&mut self, decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
         let Decode { g, w, b, curve, logits } = decode;
-        let logits = logits.top(decode::even(g.rows as usize, logits.rows as usize) as u32);
+        let logits = logits.top(logits.rows.min(self.logits_rows(g.rows, w.cols)));
         let (ranked, values) = ranking(items, values, g.rows, k);
         let (index, [items]) = self.indices.borrow(self.index(seen)?, [ranked])?;
         let weights = self.floats.row(seen.values)?;
