@@ -22,8 +22,11 @@ pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
         name => return Err(Error::usage(refusal(name))),
     };
     let info = device.info();
-    let how = if global.backend == "auto" { "chosen automatically, the only one in this build" } else { "as asked" };
-    ui.note(format_args!("backend: {} ({}, {}), {how}", info.name, info.device, info.precision));
+    let found = format!("backend: {} ({}, {})", info.name, info.device, info.precision);
+    match global.backend.as_str() {
+        "auto" => ui.note(format_args!("{found}, chosen automatically, the only one in this build")),
+        _ => ui.detail(found),
+    }
     Ok(device)
 }
 
@@ -35,13 +38,16 @@ fn cpu(global: &Global) -> Result<Device> {
         Precision::Auto | Precision::F32 => Box::new(Cpu::<f32>::new(global.threads)?),
         Precision::F64 => Box::new(Cpu::<f64>::new(global.threads)?),
         Precision::F16 | Precision::Bf16 => {
-            return Err(Error::usage("the cpu backend computes in f32, or in f64 as the reference; choose one of these"));
+            return Err(Error::usage(
+                "the cpu backend computes in f32, or in f64 as the reference; choose one of these",
+            ));
         }
     }))
 }
 
 fn refusal(name: &str) -> String {
-    let is_file = name.contains(['/', '\\']) || name.ends_with(".so") || name.ends_with(".dylib") || name.ends_with(".dll");
+    let is_file =
+        name.contains(['/', '\\']) || name.ends_with(".so") || name.ends_with(".dylib") || name.ends_with(".dll");
     let key = if is_file { "plugins" } else { name };
     match ABSENT.iter().find(|(absent, _)| *absent == key) {
         Some((_, why)) => format!("--backend {name}: {why}; choose auto or cpu"),

@@ -45,7 +45,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
     /// Threads of the CPU; all of them unless given
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Seed of everything random
     #[arg(long, global = true, value_name = "N", default_value_t = 98765)]
@@ -62,6 +62,10 @@ pub(crate) struct Global {
     /// Read options from a TOML file (`batch = 500`); the command line wins
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&threads| threads > 0).ok_or_else(|| "a whole number from 1".into())
 }
 
 /// The precision of activations and weights.

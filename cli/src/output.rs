@@ -47,7 +47,7 @@ pub(crate) enum Format {
 /// What a person sees while a command runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ui {
-    color: bool,
+    pub(crate) color: bool,
     /// Notes are shown: not `--quiet`.
     pub(crate) notes: bool,
     /// Details are shown: `--verbose`.
@@ -134,7 +134,11 @@ pub(crate) fn stdout_failed(error: &io::Error) -> Stop {
 pub(crate) fn vacant(path: &Path, force: bool) -> Result<()> {
     let occupied = !force && path.symlink_metadata().is_ok_and(|found| !found.file_type().is_char_device());
     if occupied || path.is_dir() {
-        let how = if path.is_dir() { "it is a folder; name a file" } else { "it exists; choose another, or add --force to replace it" };
+        let how = if path.is_dir() {
+            "it is a folder; name a file"
+        } else {
+            "it exists; choose another, or add --force to replace it"
+        };
         return Err(Error::usage(format!("{}: {how}", path.display())));
     }
     Ok(())
@@ -163,7 +167,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column| self.0.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let width = |column: usize| {
+            self.0.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max()
+        };
         let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         for row in &self.0 {
             let cells = row.iter().zip(&widths).enumerate().map(|(at, (cell, &width))| match at {

@@ -28,8 +28,12 @@ pub(crate) fn arguments(command: &Command, mut typed: Vec<OsString>) -> Result<V
     for (key, value) in read(path)? {
         let Some(option) = options.get(key.as_str()).filter(|_| key != "config") else {
             let near = options.keys().find(|known| known.replace('-', "") == key.replace(['-', '_'], ""));
-            let hint = near.map_or_else(|| format!("see `vaecf {name} --help`"), |near| format!("did you mean `{near}`?"));
-            return Err(Error::usage(format!("{}: `{key}` is not an option of `vaecf {name}`; {hint}", path.display())));
+            let hint =
+                near.map_or_else(|| format!("see `vaecf {name} --help`"), |near| format!("did you mean `{near}`?"));
+            return Err(Error::usage(format!(
+                "{}: `{key}` is not an option of `vaecf {name}`; {hint}",
+                path.display()
+            )));
         };
         if given.value_source(option.get_id().as_str()) != Some(ValueSource::CommandLine) {
             added.extend(argument(&key, &value, option).map_err(|e| e.context(path.display()))?);
@@ -72,7 +76,10 @@ fn word(key: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok(value.to_string()),
-        _ => Err(Error::usage(format!("`{key}` is a {}; options are texts, numbers and lists of these", value.type_str()))),
+        _ => Err(Error::usage(format!(
+            "`{key}` is a {}; options are texts, numbers and lists of these",
+            value.type_str()
+        ))),
     }
 }
 
@@ -82,7 +89,8 @@ pub(crate) struct Settings(Table);
 
 /// Every option of the chosen command, given or by default.
 pub(crate) fn settings(command: &Command, matches: &ArgMatches) -> Settings {
-    let Some((chosen, given)) = matches.subcommand().and_then(|(name, m)| Some((command.find_subcommand(name)?, m))) else {
+    let Some((chosen, given)) = matches.subcommand().and_then(|(name, m)| Some((command.find_subcommand(name)?, m)))
+    else {
         return Settings::default();
     };
     let mut table = Table::new();

@@ -8,7 +8,7 @@ use std::{
 
 use parquet::{
     basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel},
-    data_type::{ByteArray, ByteArrayType, BoolType, DoubleType, Int32Type},
+    data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type},
     errors::ParquetError,
     file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::types::Type,
@@ -79,9 +79,7 @@ impl<W: Write + Send> Sheet<W> {
         let field = |(name, column): (&&str, &Column)| -> std::result::Result<Arc<Type>, ParquetError> {
             let (physical, logical) = match column {
                 Column::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-                Column::Count(_) => {
-                    (Physical::INT32, Some(LogicalType::integer(32, false)))
-                }
+                Column::Count(_) => (Physical::INT32, Some(LogicalType::integer(32, false))),
                 Column::Number(_) => (Physical::DOUBLE, None),
                 Column::Flag(_) => (Physical::BOOLEAN, None),
             };

@@ -52,12 +52,19 @@ impl Compare {
         let (first, second) = (read(&self.first)?, read(&self.second)?);
         let (a, b) = (&first.evaluation, &second.evaluation);
         if first.part != second.part {
-            return Err(Error::data("the two evaluations are of different parts: one of validation, one of test").into());
+            return Err(
+                Error::data("the two evaluations are of different parts: one of validation, one of test").into()
+            );
         }
         let metrics = match &self.metrics[..] {
             [] => {
                 let both = |metric: &Metric| b.per_user.as_ref().is_some_and(|kept| kept.values.contains_key(metric));
-                a.metrics.iter().map(|metric| metric.name).filter(|m| a.per_user.as_ref().is_some_and(|kept| kept.values.contains_key(m))).filter(both).collect()
+                a.metrics
+                    .iter()
+                    .map(|metric| metric.name)
+                    .filter(|m| a.per_user.as_ref().is_some_and(|kept| kept.values.contains_key(m)))
+                    .filter(both)
+                    .collect()
             }
             given => given.to_vec(),
         };

@@ -50,7 +50,7 @@ impl Man {
         for (name, command) in std::iter::once(("vaecf".to_owned(), all)).chain(commands) {
             let path = self.folder.join(format!("{name}.1"));
             let failed = |e: &std::io::Error| Error::io("writing", &path, e);
-            let page = clap_mangen::Man::new(command.name(name));
+            let page = clap_mangen::Man::new(command).title(name);
             files::write_atomic(&path, |to| page.render(to).map_err(|e| failed(&e)))?;
         }
         context.ui.note(format_args!("written to {}", self.folder.display()));

@@ -25,7 +25,7 @@ use super::{
     evaluate::{self, Evaluated, Held},
     prepare::kept,
     recommend::ranking,
-    train::{self, Job, summary},
+    train::{Job, summary},
 };
 use crate::output::{Done, Format, Stop, print};
 
@@ -60,7 +60,9 @@ impl Demo {
         if let Some(folder) = &self.output {
             let occupied = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file();
             if occupied {
-                return Err(Error::usage(format!("{}: it is not empty; choose another folder", folder.display())).into());
+                return Err(
+                    Error::usage(format!("{}: it is not empty; choose another folder", folder.display())).into()
+                );
             }
             std::fs::create_dir_all(folder).map_err(|e| Error::io("creating", folder, &e))?;
             return self.in_folder(folder, context);

@@ -50,7 +50,11 @@ impl Doctor {
             Ok(device) => {
                 let info = device.info();
                 let same = if info.deterministic { "same bits every run" } else { "bits may differ from run to run" };
-                Finding { name: "cpu", works: true, about: format!("{}; f32, f64 as the reference; {same}", info.device) }
+                Finding {
+                    name: "cpu",
+                    works: true,
+                    about: format!("{}; f32, f64 as the reference; {same}", info.device),
+                }
             }
             Err(error) => Finding { name: "cpu", works: false, about: error.to_string() },
         };

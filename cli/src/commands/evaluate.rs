@@ -94,7 +94,9 @@ impl Held {
         let part = if self == Self::Test { &data.test } else { &data.validation };
         part.as_ref().ok_or_else(|| {
             let name = self.name();
-            Error::data(format!("the data set has no {name} part; prepare it with one, or choose the other with --part"))
+            Error::data(format!(
+                "the data set has no {name} part; prepare it with one, or choose the other with --part"
+            ))
         })
     }
 }
@@ -133,8 +135,7 @@ impl Evaluate {
             metrics => metrics,
         };
         let options = Options { batch: self.batch.max(1), mask: !self.no_mask, keep_values: true };
-        let (evaluation, baseline) =
-            judge(&saved, &context.device()?, part, metrics, options, self.baseline)?;
+        let (evaluation, baseline) = judge(&saved, &context.device()?, part, metrics, options, self.baseline)?;
         if let (Some(path), Some(kept)) = (&self.per_user, &evaluation.per_user) {
             let user = |&row: &u64| data.users.name(part.users[row as usize]).to_owned();
             let names: Vec<_> = kept.values.keys().map(Metric::to_string).collect();
@@ -210,7 +211,8 @@ pub(crate) fn table(evaluated: &Evaluated) -> String {
     for metric in &evaluation.metrics {
         let (ours, theirs) = (metric.value, baseline.value(metric.name));
         let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.5}"));
-        let ratio = ours.zip(theirs).filter(|(_, theirs)| *theirs > 0.0).map(|(ours, theirs)| format!("{:.2}", ours / theirs));
+        let ratio =
+            ours.zip(theirs).filter(|(_, theirs)| *theirs > 0.0).map(|(ours, theirs)| format!("{:.2}", ours / theirs));
         beside.row([metric.name.to_string(), number(ours), number(theirs), ratio.unwrap_or_else(|| "-".into())]);
     }
     format!("{head}{evaluation}\nbeside the popularity ranking\n{beside}")

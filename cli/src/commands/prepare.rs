@@ -169,7 +169,9 @@ impl Prepare {
         let validation = held(&self.given_validation, &self.given_validation_history);
         let test = held(&self.given_test, &self.given_test_history);
         match &self.ratings[..] {
-            ratings if validation.is_none() && test.is_none() => Ok(Input::Ratings(ratings.iter().map(source).collect())),
+            ratings if validation.is_none() && test.is_none() => {
+                Ok(Input::Ratings(ratings.iter().map(source).collect()))
+            }
             [train] => Ok(Input::Given { train: source(train), validation, test }),
             _ => Err(vaecf_core::Error::usage("with --given-validation or --given-test there is one file to train on")),
         }
@@ -185,9 +187,7 @@ impl Prepare {
         };
         let shares = || Ok::<_, vaecf_core::Error>((share("validation", self.validation)?, share("test", self.test)?));
         let split = match self.split {
-            Kind::Strong => {
-                Split::Strong { validation: self.validation, test: self.test, targets: self.targets }
-            }
+            Kind::Strong => Split::Strong { validation: self.validation, test: self.test, targets: self.targets },
             Kind::Published => Split::Published { held_out: self.held_out },
             Kind::Ratio => shares().map(|(validation, test)| Split::Ratio { validation, test })?,
             Kind::LeaveOneOut => Split::LeaveOneOut,
@@ -246,7 +246,8 @@ pub(crate) fn kept(report: &PrepareReport) -> String {
     }
 
     let mut parts = Table::titled(["part", "users", "scored", "items", "events", "targets"]);
-    let all = [("training", Some(&report.train)), ("validation", report.validation.as_ref()), ("test", report.test.as_ref())];
+    let all =
+        [("training", Some(&report.train)), ("validation", report.validation.as_ref()), ("test", report.test.as_ref())];
     for (name, part) in all.into_iter().filter_map(|(name, part)| Some((name, part?))) {
         let held = name != "training";
         let only_held = |count: u64| if held { grouped(count) } else { "-".into() };

@@ -147,7 +147,8 @@ impl Recommend {
         let model = saved.on(&device)?;
         let batch = self.batch.max(1);
         let recommender = Recommender::new(&model, &saved.popularity, catalogue, !self.no_mask, self.k, batch)?;
-        let mut job = Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
+        let mut job =
+            Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
         let start = Instant::now();
         match &self.output {
             None => {
@@ -196,7 +197,8 @@ impl Recommend {
 
     /// Histories of a file, which may be in any order, so it is read whole: four bytes an event.
     fn of_file(&self, path: &Path, items: &Vocabulary) -> Result<Histories<'static>> {
-        let options = ReadOptions { user: self.user_column.clone(), item: self.item_column.clone(), ..ReadOptions::default() };
+        let options =
+            ReadOptions { user: self.user_column.clone(), item: self.item_column.clone(), ..ReadOptions::default() };
         let (mut users, mut ids) = (Ids::default(), Ids::default());
         // The model's items get the model's numbers; whatever comes after them is unknown.
         for item in items.iter() {
@@ -357,7 +359,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn write<W: Write + Send>(&mut self, histories: Histories<'_>, mut to: W, failed: &dyn Fn(std::io::Error) -> Stop) -> Done {
+    fn write<W: Write + Send>(
+        &mut self,
+        histories: Histories<'_>,
+        mut to: W,
+        failed: &dyn Fn(std::io::Error) -> Stop,
+    ) -> Done {
         let form = match self.form {
             Form::Csv => Some(sheet::Form::Csv),
             Form::Parquet => Some(sheet::Form::Parquet),
@@ -415,7 +422,13 @@ impl Job<'_> {
                 popular.push(best.popular);
             }
         }
-        vec![Column::Text(users), Column::Count(ranks), Column::Text(items), Column::Number(scores), Column::Flag(popular)]
+        vec![
+            Column::Text(users),
+            Column::Count(ranks),
+            Column::Text(items),
+            Column::Number(scores),
+            Column::Flag(popular),
+        ]
     }
 
     fn json(&self, done: &[(Option<String>, Recommendation)]) -> String {

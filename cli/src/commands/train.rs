@@ -5,7 +5,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -19,7 +18,6 @@ use vaecf_core::{
     config::{Member, ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
-    files,
     metrics::Metric,
     prepared,
     trainer::{Best, Ending, EpochReport, Observer, Pace, Plan, Snapshot, Trainer},
@@ -156,7 +154,10 @@ impl FromStr for Hidden {
             return Ok(Self(Vec::new()));
         }
         let units = text.split(',').map(|units| units.trim().parse());
-        units.collect::<std::result::Result<_, _>>().map(Self).map_err(|_| "write units by commas, such as 600,300, or none".into())
+        units
+            .collect::<std::result::Result<_, _>>()
+            .map(Self)
+            .map_err(|_| "write units by commas, such as 600,300, or none".into())
     }
 }
 
@@ -332,7 +333,10 @@ impl Job<'_> {
             best: None,
             failed: None,
         };
-        watch.line("begin", &json!({ "plan": plan, "model": self.model, "train": self.train, "resumed_after_epoch": resumed }));
+        watch.line(
+            "begin",
+            &json!({ "plan": plan, "model": self.model, "train": self.train, "resumed_after_epoch": resumed }),
+        );
         let ending = trainer.run(&mut watch);
         watch.bar.finish_and_clear();
         if let Some(error) = watch.failed.take() {
@@ -352,7 +356,11 @@ fn announce(plan: &Plan, job: &Job<'_>, context: &Context) {
     let Job { data, model, train, .. } = job;
     let layers: Vec<_> = model.hidden.iter().map(u32::to_string).collect();
     let (down, up) = (layers.join("-"), layers.iter().rev().cloned().collect::<Vec<_>>().join("-"));
-    let shape: Vec<_> = ["I", &down, &model.latent.to_string(), &up, "I"].into_iter().filter(|s| !s.is_empty()).map(String::from).collect();
+    let shape: Vec<_> = ["I", &down, &model.latent.to_string(), &up, "I"]
+        .into_iter()
+        .filter(|s| !s.is_empty())
+        .map(String::from)
+        .collect();
     context.ui.note(format_args!(
         "model: {} {}, {} parameters; {} users, {} items, {} events; batches of {}",
         model.member.name(),
@@ -383,7 +391,9 @@ pub(crate) fn summary(card: &Card, path: &Path) -> String {
     let name = &card.train.metric;
     let figure = card.best.map_or_else(
         || "without validation".into(),
-        |Best { epoch, value, standard_error }| format!("best epoch {epoch}, validation {name} {value:.5} (standard error {standard_error:.5})"),
+        |Best { epoch, value, standard_error }| {
+            format!("best epoch {epoch}, validation {name} {value:.5} (standard error {standard_error:.5})")
+        },
     );
     format!("{}: {}, {figure}\n", path.display(), card.model.member.name())
 }
