@@ -13,6 +13,7 @@ use crate::commands::Command;
     version,
     propagate_version = true,
     subcommand_required = true,
+    args_override_self = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
     after_help = "Examples:

@@ -312,6 +312,8 @@ impl Trainer {
         };
         if let Some(snapshot) = snapshot {
             trainer.run.set_moments(&trainer.model, &snapshot.moments)?;
+            // Nothing computes with the best weights, but they become the result.
+            snapshot.best.as_ref().map(|best| best.scatter(trainer.model.layout())).transpose()?;
             trainer.run.set_scale(&snapshot.progress.scale)?;
             trainer.counted = snapshot.progress.batch.saturating_mul(trainer.space.batch());
             if trainer.counted >= users && snapshot.progress.batch > 0 {

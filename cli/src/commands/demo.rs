@@ -11,10 +11,10 @@ use vaecf_core::{
     checkpoint::ModelFolder,
     config::{ModelConfig, TrainConfig},
     evaluate::Options,
-    files,
     matrix::Matrix,
     metrics::Profile,
     prepare::{self, Input, PrepareOptions},
+    ratings::{ReadOptions, Source},
     recommend::{Catalogue, Recommender},
     split::{Filter, HeldOut, Split},
     trainer::Ending,
@@ -73,19 +73,24 @@ impl Demo {
 
     fn in_folder(&self, folder: &Path, context: &Context) -> Done {
         let start = Instant::now();
-        let (ratings, data_folder) = (folder.join("debian-depends.csv.zst"), folder.join("data"));
-        files::write_atomic(&ratings, |to| {
-            std::io::Write::write_all(to, DEPENDS).map_err(|e| Error::io("writing", &ratings, &e))
-        })?;
+        let data_folder = folder.join("data");
         print("Which package of Debian 12 needs which: packages are users, what they need are items.\n\n")?;
 
+        let columns = ReadOptions {
+            header: Some(true),
+            user: Some("package".into()),
+            item: Some("dependency".into()),
+            ..ReadOptions::default()
+        };
         let options = PrepareOptions {
+            read: columns,
             filter: Filter { min_user: 5, min_item: 5, k_core: false },
             split: Split::Strong { validation: HeldOut::Users(1500), test: HeldOut::Users(1500), targets: 0.2 },
             seed: context.global.seed,
             ..PrepareOptions::default()
         };
-        let (data, report) = prepare::prepare(Input::from(&ratings), &options)?;
+        let ratings = Source::Stream("debian-depends.csv.zst".into(), Box::new(DEPENDS));
+        let (data, report) = prepare::prepare(Input::Ratings(vec![ratings]), &options)?;
         data.save(&data_folder, &serde_json::json!({ "options": options, "report": report }), false)?;
         print(format_args!("{}\n", kept(&report)))?;
 

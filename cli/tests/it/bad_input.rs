@@ -13,10 +13,14 @@ fn empty() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Preparing `ratings` fails with 3, and leaves no data set.
+/// Preparing fails because of the data, and leaves nothing.
 fn cannot_prepare(dir: &Path, more: &[&str], words: &[&str]) {
+    cannot_prepare_with(3, dir, more, words);
+}
+
+fn cannot_prepare_with(code: i32, dir: &Path, more: &[&str], words: &[&str]) {
     let before = files(dir);
-    fails(dir, &[&["prepare", "-o", "data"], more].concat(), 3, words);
+    fails(dir, &[&["prepare", "-o", "data"], more].concat(), code, words);
     assert_eq!(files(dir), before);
 }
 
@@ -42,7 +46,7 @@ fn an_empty_file() {
 fn a_wrong_column() {
     let dir = empty();
     ratings(dir.path(), 20);
-    cannot_prepare(dir.path(), &["ratings.csv", "--item", "movie"], &["ratings.csv", "movie"]);
+    cannot_prepare_with(2, dir.path(), &["ratings.csv", "--item", "movie"], &["ratings.csv", "movie"]);
 }
 
 #[test]
@@ -67,17 +71,25 @@ fn a_truncated_gzip() {
 fn a_zip_without_ratings() {
     let dir = empty();
     let mut packed = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    packed.start_file("README.md", zip::write::SimpleFileOptions::default()).expect("memory");
-    packed.write_all(b"nothing here").expect("memory");
+    for name in ["README.md", "movies.csv"] {
+        packed.start_file(name, zip::write::SimpleFileOptions::default()).expect("memory");
+        packed.write_all(b"movieId,title").expect("memory");
+    }
     file(dir.path(), "ratings.zip", packed.finish().expect("memory").into_inner());
-    cannot_prepare(dir.path(), &["ratings.zip"], &["ratings.zip"]);
+    cannot_prepare(dir.path(), &["ratings.zip"], &["ratings.zip", "movies.csv"]);
 }
 
 #[test]
 fn one_user() {
     let dir = empty();
     ratings(dir.path(), 1);
-    cannot_prepare(dir.path(), &["ratings.csv", "--validation", "1", "--test", "0"], &["user"]);
+    cannot_prepare_with(2, dir.path(), &["ratings.csv", "--validation", "1", "--test", "0"], &["hold out fewer"]);
+    // Nobody can be held out, so nothing can be measured, and that is said.
+    run(dir.path(), &["prepare", "ratings.csv", "-o", "data"], 0);
+    fails(dir.path(), &["evaluate", "data", "data"], 3, &["no model"]);
+    let said = run(dir.path(), &[&["train", "data", "-o", "model", "--epochs", "1"], &SMALL[..]].concat(), 0);
+    assert!(said.stderr.contains("no validation part"), "{}", said.stderr);
+    fails(dir.path(), &["evaluate", "model", "data"], 3, &["no test part"]);
 }
 
 #[test]
@@ -87,7 +99,7 @@ fn no_held_out_user_left() {
     file(dir.path(), "ratings.csv", format!("user,item\n{rows}"));
     cannot_prepare(dir.path(), &["ratings.csv", "--min-user", "1"], &["held out"]);
     ratings(dir.path(), 60);
-    cannot_prepare(dir.path(), &["ratings.csv", "--validation", "40", "--test", "40"], &["60"]);
+    cannot_prepare_with(2, dir.path(), &["ratings.csv", "--validation", "40", "--test", "40"], &["60"]);
 }
 
 #[test]
@@ -220,6 +232,7 @@ impl Drop for Tiny {
 #[test]
 fn a_full_disk() {
     let dir = trained();
+    ratings(dir.path(), 1000);
     let Some(tiny) = Tiny::mounted(dir.path().join("tiny"), "16k") else { return };
     let none = std::collections::BTreeSet::new();
     for arguments in [
@@ -299,7 +312,7 @@ fn wrong_words_on_the_command_line() {
         (["--member", "vae"], "mult-dae"),
         (["--curve", "bend"], "relu"),
         (["--metric", "ndgc@100"], "ndcg@k"),
-        (["--batch", "-1"], "--batch"),
+        (["--batch", "some"], "--batch"),
         (["--threads", "0"], "--threads"),
     ] {
         let said = run(dir.path(), &[&train[..], &wrong].concat(), 2);
