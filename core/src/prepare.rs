@@ -117,6 +117,7 @@ pub struct PartReport {
 /// # Errors
 /// One sentence: what is wrong with a file, where, and what to do.
 pub fn prepare(input: Input, options: &PrepareOptions) -> Result<(Dataset, PrepareReport)> {
+    options.split.check()?;
     let (input, catalogue) = known_folder(input)?;
     let mut work =
         Preparation { options, users: Ids::default(), items: Ids::default(), report: PrepareReport::default() };

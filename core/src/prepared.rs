@@ -56,14 +56,23 @@ pub struct Manifest {
     pub train_users: u32,
     /// Events of the training part.
     pub train_events: u64,
-    /// Users and target events of the validation part.
-    pub validation: Option<(u32, u64)>,
-    /// Users and target events of the test part.
-    pub test: Option<(u32, u64)>,
+    /// The validation part, where there is one.
+    pub validation: Option<HeldOutSize>,
+    /// The test part, where there is one.
+    pub test: Option<HeldOutSize>,
     /// How it was made: options, and what was kept and dropped.
     pub made: serde_json::Value,
     /// Every other file.
     pub files: BTreeMap<String, FileSum>,
+}
+
+/// The size of a held-out part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldOutSize {
+    /// Its users.
+    pub users: u32,
+    /// Its target events.
+    pub targets: u64,
 }
 
 /// The size and checksum of a file.
@@ -174,7 +183,7 @@ impl Dataset {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, sum(&path)?);
         }
-        let size = |part: &Part| (part.target.users(), part.target.events());
+        let size = |part: &Part| HeldOutSize { users: part.target.users(), targets: part.target.events() };
         let manifest = Manifest {
             format: FORMAT.to_owned(),
             version: VERSION,

@@ -101,8 +101,12 @@ impl HeldOut {
     fn of(self, users: usize) -> Result<usize> {
         match self {
             Self::Users(count) => Ok(count as usize),
-            Self::Share(share) if (0.0..1.0).contains(&share) => Ok((share * users as f64) as usize),
-            Self::Share(share) => Err(Error::usage(format!("{share} is not a share of users; it lies in 0..1"))),
+            Self::Share(share) => match (share * users as f64) as usize {
+                0 if share > 0.0 => Err(Error::data(format!(
+                    "{share} of {users} users is nobody; hold out a number of users instead, or split otherwise"
+                ))),
+                count => Ok(count),
+            },
         }
     }
 }
@@ -179,6 +183,27 @@ impl Default for Split {
 }
 
 impl Split {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// Names the share that lies outside 0..1.
+    pub fn check(&self) -> Result<()> {
+        let shares: &[(&str, f64)] = match *self {
+            Self::Strong { validation, test, targets } => {
+                let of = |held| if let HeldOut::Share(share) = held { share } else { 0.0 };
+                &[("validation users", of(validation)), ("test users", of(test)), ("targets", targets)]
+            }
+            Self::Ratio { validation, test } | Self::Time { validation, test } => {
+                &[("validation", validation), ("test", test), ("validation and test together", validation + test)]
+            }
+            _ => &[],
+        };
+        match shares.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+            Some((what, share)) => Err(Error::usage(format!("{share} is not a share for {what}; it lies in 0..1"))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the split needs the time of each event.
     pub fn needs_times(&self) -> bool {
         matches!(self, Self::LeaveLast | Self::Time { .. })
@@ -228,6 +253,7 @@ pub struct SplitReport {
 /// # Errors
 /// Where nothing is left, or the split asks for more than there is.
 pub fn split(rows: &Rows, users: &Ids, items: &Ids, plan: &Plan) -> Result<(Dataset, SplitReport)> {
+    plan.split.check()?;
     let mut report = SplitReport::default();
     let (user_kept, item_kept) = filter(rows, items.names().len(), &plan.filter, &mut report);
     let ranks = users.ranks();
@@ -246,7 +272,6 @@ pub fn split(rows: &Rows, users: &Ids, items: &Ids, plan: &Plan) -> Result<(Data
     let mut work = Work { rows, users, items, item_kept, ranks, map: Vec::new(), report };
     let dataset = match plan.split {
         Split::Strong { validation, test, targets } => {
-            share("targets", targets)?;
             let (validation, test) = (validation.of(order.len())?, test.of(order.len())?);
             let mut held: Vec<u32> = permutation(plan.seed, stream::SPLIT, 0, order.len() as u32);
             held.truncate(training(order.len(), validation, test)?.1);
@@ -276,7 +301,6 @@ pub fn split(rows: &Rows, users: &Ids, items: &Ids, plan: &Plan) -> Result<(Data
             })
         }
         Split::Ratio { validation, test } => {
-            shares(validation, test)?;
             work.weak(&order, (validation > 0.0, test > 0.0), |index, mut row, tag| {
                 row.sort_unstable_by_key(|event| event.0);
                 let drawn = permutation(plan.seed, stream::SPLIT, index, row.len() as u32);
@@ -304,7 +328,6 @@ pub fn split(rows: &Rows, users: &Ids, items: &Ids, plan: &Plan) -> Result<(Data
             })
         }
         Split::Time { validation, test } => {
-            shares(validation, test)?;
             let times = work.times()?;
             let mut sorted: Vec<i64> = Vec::with_capacity(work.report.events as usize);
             order.iter().for_each(|&user| sorted.extend(work.kept(user).map(|at| times[at])));
@@ -339,19 +362,6 @@ fn training(users: usize, validation: usize, test: usize) -> Result<(usize, usiz
             "{validation} + {test} users to hold out leave none of the {users} to train on; hold out fewer"
         ))),
     }
-}
-
-fn share(name: &str, share: f64) -> Result<()> {
-    if (0.0..1.0).contains(&share) {
-        return Ok(());
-    }
-    Err(Error::usage(format!("{share} is not a share for {name}; it lies in 0..1")))
-}
-
-fn shares(validation: f64, test: f64) -> Result<()> {
-    share("validation", validation)?;
-    share("test", test)?;
-    share("validation and test together", validation + test)
 }
 
 /// Drops rare items and users; says which stay.

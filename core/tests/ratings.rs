@@ -61,6 +61,14 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
+fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, name, bytes).unwrap();
+    archive.into_inner().unwrap()
+}
+
 fn parquet_of(rows: &[Row]) -> Vec<u8> {
     let schema = "message ratings { optional int64 user_id; required binary item_id (UTF8); \
                   optional double rating; required int64 timestamp; }";
@@ -110,6 +118,7 @@ fn forms(rows: &[Row]) -> Vec<(&'static str, Vec<u8>)> {
         ("zip", zip(&[("ml/README.txt", b"hello"), ("ml/tags.csv", b"a,b\n"), ("ml/ratings.csv", plain.as_bytes())])),
         ("zip of one file", zip(&[("whatever.csv", plain.as_bytes())])),
         ("gzip in zip", zip(&[("x/ratings.csv.gz", &gzip(plain.as_bytes())), ("x/movies.csv", b"1,2\n")])),
+        ("tar in tar in gzip", gzip(&tar("training_set.tar", &tar("ml/ratings.csv", plain.as_bytes())))),
         ("Parquet", parquet_of(rows)),
         ("Parquet in gzip", gzip(&parquet_of(rows))),
     ];

@@ -18,6 +18,13 @@ const BATCH: usize = 8192;
 
 impl Reader<'_> {
     pub(super) fn parquet(&mut self, name: &str, file: File) -> Result<()> {
+        // The library panics on some files that are damaged in the wrong place.
+        let read = std::panic::AssertUnwindSafe(|| self.columns(name, file));
+        std::panic::catch_unwind(read)
+            .unwrap_or_else(|_| Err(Error::data(format!("{name}: the Parquet file is damaged; fetch it again"))))
+    }
+
+    fn columns(&mut self, name: &str, file: File) -> Result<()> {
         let damaged =
             |e: ParquetError| Error::data(format!("{name}: the Parquet file is damaged ({e}); fetch it again"));
         let parquet = SerializedFileReader::new(file).map_err(damaged)?;
@@ -41,6 +48,14 @@ impl Reader<'_> {
                     columns.name(column)
                 )));
             }
+        }
+        // Caught here, these do not get as far as a panic, which would print.
+        let chunks = || parquet.metadata().row_groups().iter().flat_map(|group| group.columns());
+        if chunks().any(|chunk| {
+            let start = chunk.dictionary_page_offset().unwrap_or(0).min(chunk.data_page_offset());
+            start < 0 || chunk.compressed_size() < 0 || chunk.num_values() < 0
+        }) {
+            return Err(damaged(ParquetError::General("a column lies at a negative offset".to_owned())));
         }
         let mut line = 0;
         for group in 0..parquet.num_row_groups() {

@@ -16,21 +16,21 @@ use vaecf_core::{
 
 /// One step of training, in full.
 #[derive(Clone, Debug)]
-pub struct Case {
-    pub config: ModelConfig,
-    pub matrix: Matrix,
+pub(crate) struct Case {
+    pub(crate) config: ModelConfig,
+    pub(crate) matrix: Matrix,
     /// The batch: rows of the matrix.
-    pub order: Vec<u32>,
-    pub seed: u64,
-    pub update: u32,
-    pub dropout: f32,
-    pub beta: f64,
-    pub l2: f64,
+    pub(crate) order: Vec<u32>,
+    pub(crate) seed: u64,
+    pub(crate) update: u32,
+    pub(crate) dropout: f32,
+    pub(crate) beta: f64,
+    pub(crate) l2: f64,
 }
 
 impl Case {
     /// A case with nothing special about it.
-    pub fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self {
             config: ModelConfig { hidden: vec![5], latent: 3, ..ModelConfig::of(Member::MultVae) },
             matrix: Matrix::from_rows(7, [vec![0, 3, 6], vec![1], vec![2, 3, 4, 5]]).unwrap(),
@@ -43,7 +43,7 @@ impl Case {
         }
     }
 
-    pub fn train(&self) -> TrainConfig {
+    pub(crate) fn train(&self) -> TrainConfig {
         TrainConfig {
             seed: self.seed,
             dropout: f64::from(self.dropout),
@@ -56,7 +56,7 @@ impl Case {
 }
 
 /// A few users and items, with empty rows, one user or one item among them; weights or none.
-pub fn matrix(largest_weight: f32) -> impl Strategy<Value = Matrix> {
+pub(crate) fn matrix(largest_weight: f32) -> impl Strategy<Value = Matrix> {
     let cell = prop_oneof![3 => Just(None), 2 => (0.0..largest_weight).prop_map(Some)];
     let shape = (1_usize..7, 1_usize..12);
     let cells = shape.prop_flat_map(move |(users, items)| vec(vec(cell.clone(), items), users));
@@ -77,7 +77,7 @@ pub fn matrix(largest_weight: f32) -> impl Strategy<Value = Matrix> {
 }
 
 /// Any member, any depth, any curve, any small data.
-pub fn case() -> impl Strategy<Value = Case> {
+pub(crate) fn case() -> impl Strategy<Value = Case> {
     let member = proptest::sample::select(Member::ALL.to_vec());
     let curves = prop_oneof![Just(Curve::Tanh), Just(Curve::Identity), Just(Curve::Relu)];
     let shape = (member, vec(1_u32..7, 0..3), 1_u32..6, curves, prop_oneof![Just(0.0), 0.0_f32..2.0]);
@@ -113,17 +113,17 @@ pub fn case() -> impl Strategy<Value = Case> {
 }
 
 /// What one step leaves behind.
-pub struct Step {
-    pub before: Tensors,
-    pub after: Tensors,
-    pub gradient: Tensors,
-    pub moments: [Tensors; 2],
-    pub nll: Vec<f64>,
-    pub kl: Vec<f64>,
+pub(crate) struct Step {
+    pub(crate) before: Tensors,
+    pub(crate) after: Tensors,
+    pub(crate) gradient: Tensors,
+    pub(crate) moments: [Tensors; 2],
+    pub(crate) nll: Vec<f64>,
+    pub(crate) kl: Vec<f64>,
 }
 
 /// One step of training on a backend, from fresh weights.
-pub fn learn(case: &Case, backend: Box<dyn Backend>) -> Result<Step> {
+pub(crate) fn learn(case: &Case, backend: Box<dyn Backend>) -> Result<Step> {
     let device = Device::new(backend);
     let model = Model::random(&device, &case.config, case.matrix.items(), case.seed)?;
     // Fresh biases are next to zero; larger ones show more.
@@ -157,7 +157,7 @@ pub fn learn(case: &Case, backend: Box<dyn Backend>) -> Result<Step> {
 }
 
 /// The numbers of a tensor.
-pub fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     match &tensor.values {
         Values::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
         Values::F64(v) => v.clone(),
