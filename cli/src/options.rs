@@ -48,9 +48,9 @@ pub(crate) struct Global {
     /// Threads of the CPU; all of them unless given
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
-    /// Seed of everything random
-    #[arg(long, global = true, value_name = "N", default_value_t = 98765)]
-    pub(crate) seed: u64,
+    /// Seed of everything random; 98765 unless given
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,

@@ -73,7 +73,7 @@ impl Compare {
         }
         let mut rows = Vec::with_capacity(metrics.len());
         for metric in metrics {
-            let difference = a.compare(b, metric, context.global.seed)?;
+            let difference = a.compare(b, metric, context.seed())?;
             let verdict = match () {
                 () if difference.is_worse() => "worse",
                 () if difference.is_better() => "better",

@@ -51,6 +51,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The seed that was asked for, or that of the published split.
+    pub(crate) fn seed(&self) -> u64 {
+        self.global.seed.unwrap_or(98765)
+    }
+
     /// The device that was asked for.
     pub(crate) fn device(&self) -> Result<Device> {
         backend::open(&self.global, &self.ui)
@@ -63,7 +68,7 @@ pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
     let ui = Ui { notes: !global.quiet, details: global.verbose > 0, ..*ui };
     let context = Context { global, settings, ui };
     match command {
-        Command::Prepare(command) => command.run(&context),
+        Command::Prepare(command) => command.run(context),
         Command::Train(command) => command.run(context),
         Command::Evaluate(command) => command.run(&context),
         Command::Compare(command) => command.run(&context),

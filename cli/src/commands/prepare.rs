@@ -144,8 +144,9 @@ fn delimiter(text: &str) -> std::result::Result<char, String> {
 }
 
 impl Prepare {
-    pub(crate) fn run(&self, context: &Context) -> Done {
-        let options = self.options(context.global.seed)?;
+    pub(crate) fn run(&self, mut context: Context) -> Done {
+        let options = self.options(context.seed())?;
+        context.settings.set(&json!({ "seed": options.seed }))?;
         let (data, report) = prepare::prepare(self.input()?, &options)?;
         let made = json!({ "options": options, "report": report });
         data.save(&self.output, &made, self.force)?;

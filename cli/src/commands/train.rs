@@ -185,26 +185,19 @@ impl Train {
     pub(crate) fn run(&self, mut context: Context) -> Done {
         let data = open(&self.data)?;
         let folder = ModelFolder::new(&self.output);
-        let (card, snapshot) = if self.resume {
-            let (card, snapshot) = folder.read_run(&data)?;
-            (Some(card), snapshot)
-        } else {
-            folder.vacant(self.force)?;
-            (None, None)
+        let resumed = match self.resume {
+            true => Some(folder.read_run(&data)?),
+            false => folder.vacant(self.force).map(|()| None)?,
         };
-        let (model, train) = match &card {
-            Some(card) => self.resumed(card)?,
-            None => self.configs(&data, context.global.seed),
+        let (model, train) = match &resumed {
+            Some((card, _)) => self.resumed(card, context.global.seed)?,
+            None => self.configs(&data, context.seed()),
         };
         context.settings.set(&model)?;
         context.settings.set(&train)?;
         let device = context.device()?;
         let job = Job { data: &data, device: &device, folder, model, train };
-        let card = match card {
-            Some(card) => card,
-            None => job.begin(self.force, &context)?,
-        };
-        let (card, ending) = job.finish(card, snapshot, &context, self.format)?;
+        let (card, ending) = job.run(resumed, self.force, &context, self.format)?;
         if ending == Ending::Interrupted {
             let again = format!("vaecf train {} -o {} --resume", self.data.display(), self.output.display());
             context.ui.note(format_args!("interrupted; the checkpoint is written, go on with: {again}"));
@@ -253,7 +246,7 @@ impl Train {
     }
 
     /// The configuration of a run that goes on: as it was, but it may last longer.
-    fn resumed(&self, card: &Card) -> Result<(ModelConfig, TrainConfig)> {
+    fn resumed(&self, card: &Card, seed: Option<u64>) -> Result<(ModelConfig, TrainConfig)> {
         let mut model = card.model.clone();
         set(&mut model.member, self.member.as_ref());
         set(&mut model.hidden, self.hidden.as_ref().map(|hidden| &hidden.0));
@@ -263,6 +256,7 @@ impl Train {
         set(&mut model.confidence_unseen, self.confidence_unseen.as_ref());
         let mut train = card.train.clone();
         self.apply(&mut train);
+        set(&mut train.seed, seed.as_ref());
         let TrainConfig { epochs, patience, checkpoint_seconds, .. } = train;
         let was = TrainConfig { epochs, patience, checkpoint_seconds, ..card.train.clone() };
         if model != card.model || train != was {
@@ -291,41 +285,34 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Makes the folder of a new run, once it is known that the run can begin.
-    pub(crate) fn begin(&self, force: bool, context: &Context) -> Result<Card> {
-        self.train.check()?;
-        Plan::new(self.device, &self.model, &self.train, self.data)?.check()?;
-        let card = self.folder.begin(&self.model, &self.train, self.data, force)?;
-        let log = self.folder.path().join(LOG);
-        match fs::remove_file(&log) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("replacing", &log, &e)),
-            _ => write_text(&self.folder.path().join(run_file::NAME), &context.settings.text("train")),
-        }?;
-        Ok(card)
-    }
-
-    /// Trains to the end, or to the first interrupt.
-    pub(crate) fn finish(
+    /// Trains to the end, or to the first interrupt; `resumed` is what there is of a run that goes on.
+    pub(crate) fn run(
         &self,
-        mut card: Card,
-        snapshot: Option<Snapshot>,
+        resumed: Option<(Card, Option<Snapshot>)>,
+        force: bool,
         context: &Context,
         format: Format,
     ) -> Done<(Card, Ending)> {
+        self.train.check()?;
         let plan = Plan::new(self.device, &self.model, &self.train, self.data)?;
         announce(&plan, self, context);
-        let resumed = snapshot.as_ref().map(|snapshot| snapshot.progress.epoch);
-        card.train = self.train.clone();
-        card.ending = None;
-        if let Some(epoch) = resumed {
-            self.folder.write_card(&card)?;
+        let (card, snapshot) = resumed.map_or((None, None), |(card, snapshot)| (Some(card), snapshot));
+        let after = snapshot.as_ref().map(|snapshot| snapshot.progress.epoch);
+        // The folder is touched only once it is known that the run can begin.
+        let mut trainer = Trainer::new(self.device, &self.model, &self.train, self.data, snapshot)?;
+        let mut card = match card {
+            Some(card) => Card { train: self.train.clone(), ending: None, ..card },
+            None => self.begin(force)?,
+        };
+        self.folder.write_card(&card)?;
+        write_text(&self.folder.path().join(run_file::NAME), &context.settings.text("train"))?;
+        if let Some(epoch) = after {
             context.ui.note(format_args!("going on after epoch {epoch}"));
         }
-        let mut trainer = Trainer::new(self.device, &self.model, &self.train, self.data, snapshot)?;
         interrupt::listen()?;
         let mut watch = Watch {
             folder: &self.folder,
-            log: open_log(&self.folder.path().join(LOG), resumed.unwrap_or(0))?,
+            log: open_log(&self.folder.path().join(LOG), after.unwrap_or(0))?,
             ui: context.ui,
             json: format == Format::Json,
             bar: bar(&context.ui, &self.train, self.data.train.users()),
@@ -335,7 +322,7 @@ impl Job<'_> {
         };
         watch.line(
             "begin",
-            &json!({ "plan": plan, "model": self.model, "train": self.train, "resumed_after_epoch": resumed }),
+            &json!({ "plan": plan, "model": self.model, "train": self.train, "resumed_after_epoch": after }),
         );
         let ending = trainer.run(&mut watch);
         watch.bar.finish_and_clear();
@@ -348,6 +335,16 @@ impl Job<'_> {
         self.folder.write_card(&card)?;
         watch.line("end", &json!({ "ending": ending, "best": card.best, "epoch": trainer.progress().epoch }));
         Ok((card, ending))
+    }
+
+    /// Makes the folder of a new run.
+    fn begin(&self, force: bool) -> Result<Card> {
+        let card = self.folder.begin(&self.model, &self.train, self.data, force)?;
+        let log = self.folder.path().join(LOG);
+        match fs::remove_file(&log) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("replacing", &log, &e)),
+            _ => Ok(card),
+        }
     }
 }
 

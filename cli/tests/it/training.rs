@@ -143,6 +143,7 @@ fn a_run_goes_on_as_it_began() {
     let resume = ["train", "data", "-o", "model", "--resume"];
     fails(dir.path(), &[&resume[..], &["--lr", "0.1"]].concat(), 2, &["--epochs"]);
     fails(dir.path(), &[&resume[..], &["--latent", "9"]].concat(), 2, &["--epochs"]);
+    fails(dir.path(), &[&resume[..], &["--seed", "9"]].concat(), 2, &["--epochs"]);
     fails(dir.path(), &["train", "data", "-o", "none", "--resume"], 3, &["none", "no model"]);
     assert!(!dir.path().join("none").exists());
 }
