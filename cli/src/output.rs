@@ -130,18 +130,15 @@ pub(crate) fn stdout_failed(error: &io::Error) -> Stop {
     }
 }
 
-/// Refuses a result file that exists, unless it may be replaced.
+/// Refuses a result file that exists, unless it may be replaced, and whatever is no file: results are
+/// renamed into place, which would put an end to a device.
 pub(crate) fn vacant(path: &Path, force: bool) -> Result<()> {
-    let occupied = !force && path.symlink_metadata().is_ok_and(|found| !found.file_type().is_char_device());
-    if occupied || path.is_dir() {
-        let how = if path.is_dir() {
-            "it is a folder; name a file"
-        } else {
-            "it exists; choose another, or add --force to replace it"
-        };
-        return Err(Error::usage(format!("{}: {how}", path.display())));
-    }
-    Ok(())
+    let refusal = match path.metadata() {
+        Ok(found) if !found.is_file() => "it is not a file; name one, or leave it out to write to standard output",
+        Ok(_) if !force => "it exists; choose another, or add --force to replace it",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("{}: {refusal}", path.display())))
 }
 
 /// A text file beside a result.
@@ -215,15 +212,3 @@ pub(crate) fn report_panics() {
         to_stderr(format_args!("error: a bug in vaecf, please report it: {}{place}", what.unwrap_or("unknown")));
     }));
 }
-
-#[cfg(unix)]
-use std::os::unix::fs::FileTypeExt as _;
-
-#[cfg(not(unix))]
-trait NoDevices {
-    fn is_char_device(&self) -> bool {
-        false
-    }
-}
-#[cfg(not(unix))]
-impl NoDevices for std::fs::FileType {}
