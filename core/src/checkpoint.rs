@@ -42,6 +42,8 @@ const CONFIG: &str = "config.json";
 const ITEMS: &str = "items.csv";
 const WEIGHTS: &str = "model.safetensors";
 const TRAINING: &str = "training.safetensors";
+/// The key of a tensor file's metadata, which is a JSON object in text.
+const METADATA: &str = "vaecf";
 
 /// What a model is and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,11 +117,11 @@ impl ModelFolder {
         self.dir.join(TRAINING).exists()
     }
 
-    /// Begins a run: makes the folder and writes what does not change.
+    /// Refuses a folder that holds something already, unless it may be replaced.
     ///
     /// # Errors
-    /// Where the folder holds something already and `force` is not given, or the file system refuses.
-    pub fn begin(&self, model: &ModelConfig, train: &TrainConfig, data: &Dataset, force: bool) -> Result<Card> {
+    /// Says what could be done instead.
+    pub fn vacant(&self, force: bool) -> Result<()> {
         let occupied = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
         if occupied && !force {
             return Err(Error::usage(format!(
@@ -127,6 +129,16 @@ impl ModelFolder {
                 self.dir.display()
             )));
         }
+        Ok(())
+    }
+
+    /// Begins a run: makes the folder and writes what does not change.
+    ///
+    /// # Errors
+    /// Where the folder holds something already and `force` is not given, or the file system refuses.
+    pub fn begin(&self, model: &ModelConfig, train: &TrainConfig, data: &Dataset, force: bool) -> Result<Card> {
+        self.vacant(force)?;
+        files::sweep(&self.dir);
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("creating", &self.dir, &e))?;
         for old in [WEIGHTS, TRAINING, CONFIG, ITEMS] {
             match std::fs::remove_file(self.dir.join(old)) {
@@ -218,17 +230,22 @@ impl ModelFolder {
         self.write_weights(snapshot.best.as_ref().unwrap_or(&snapshot.weights))
     }
 
-    /// Reads a run, to go on with it.
+    /// Reads a run, to go on with it. One that ended before its first checkpoint has no snapshot, and
+    /// goes on from its beginning.
     ///
     /// # Errors
     /// Where there is none, it is damaged, or it was made from other data.
-    pub fn read_run(&self, data: &Dataset) -> Result<(Card, Snapshot)> {
+    pub fn read_run(&self, data: &Dataset) -> Result<(Card, Option<Snapshot>)> {
         let card = self.card()?;
         if card.data_crc32 != fingerprint(data) {
             return Err(Error::data(format!(
                 "{}: the run was made from other training data; resume with the data set it began with",
                 self.dir.display()
             )));
+        }
+        files::sweep(&self.dir);
+        if !self.has_run() {
+            return Ok((card, None));
         }
         let path = self.dir.join(TRAINING);
         let here = |what: String| Error::data(format!("{}: {what}", path.display()));
@@ -242,7 +259,7 @@ impl ModelFolder {
             Some(_) => Some(group("best/")?),
             None => None,
         };
-        Ok((card, Snapshot { progress, weights, moments, best }))
+        Ok((card, Some(Snapshot { progress, weights, moments, best })))
     }
 
     /// Reads the model.
@@ -376,9 +393,11 @@ fn write_tensors(path: &Path, groups: &[(&str, &Tensors)], mut metadata: BTreeMa
     // The crate writes to a file it names itself; from there it is flushed and renamed into place.
     let folder = files::folder_of(path);
     let failed = |e: &std::io::Error| Error::io("writing", path, e);
-    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(&folder).map_err(|e| failed(&e))?;
+    let temporary = tempfile::Builder::new().prefix(files::DRAFT).tempdir_in(&folder).map_err(|e| failed(&e))?;
     let draft = temporary.path().join("tensors");
-    let metadata: HashMap<String, String> = metadata.into_iter().collect();
+    // One entry, because the crate writes several in an order that differs from run to run.
+    let metadata = serde_json::to_string(&metadata).map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
+    let metadata = HashMap::from([(METADATA.to_owned(), metadata)]);
     safetensors::serialize_to_file(named, Some(metadata), &draft).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(e) => failed(&e),
         e => Error::failure(format!("{}: {e}", path.display())),
@@ -402,8 +421,10 @@ fn parse_tensors(bytes: &[u8]) -> Result<Groups> {
     let damaged = |e: &dyn std::fmt::Display| Error::new(Kind::Data, format!("not a readable tensor file: {e}"));
     let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
-    let mut metadata: BTreeMap<String, String> = header.metadata().clone().unwrap_or_default().into_iter().collect();
-    let said = metadata.remove("crc32").ok_or_else(|| damaged(&"it has no checksum; it was not written by vaecf"))?;
+    let metadata = header.metadata().as_ref().and_then(|all| all.get(METADATA));
+    let metadata = metadata.ok_or_else(|| damaged(&"it was not written by vaecf"))?;
+    let mut metadata: BTreeMap<String, String> = serde_json::from_str(metadata).map_err(|e| damaged(&e))?;
+    let said = metadata.remove("crc32").ok_or_else(|| damaged(&"it has no checksum"))?;
     let views: BTreeMap<String, _> = file.iter().map(|(n, v)| (n.to_owned(), v)).collect();
     let found = checksum(views.iter().map(|(n, v)| (n.as_str(), v.data())), &metadata);
     if said != found {

@@ -182,6 +182,15 @@ impl TrainConfig {
         Self { batch: 24_576, epochs: 400, lr: 4e-3, beta2: 0.9, kl_cap: 0.1, kl_steps: 150_000.0, ..Self::paper() }
     }
 
+    /// Settings for a data set of so many training users: about a hundred updates an epoch, a KL weight
+    /// that reaches its cap after forty epochs, and an end where validation stays behind for fifteen.
+    pub fn for_users(users: u32) -> Self {
+        let batch = (users / 100).clamp(50, 500);
+        let updates = users.div_ceil(batch);
+        let kl_cap = 0.2;
+        Self { batch, kl_cap, kl_steps: 40.0 * f64::from(updates) / kl_cap, patience: 15, ..Self::paper() }
+    }
+
     /// Refuses what cannot be trained.
     ///
     /// # Errors

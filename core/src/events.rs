@@ -265,6 +265,14 @@ impl Rows {
         self.repeats
     }
 
+    /// The items of a user, each once, in the order of [`Events::group`].
+    ///
+    /// # Panics
+    /// Where there is no such user.
+    pub fn row(&self, user: u32) -> &[u32] {
+        &self.items[self.span(user)]
+    }
+
     /// Where the events of a user lie.
     pub(crate) fn span(&self, user: u32) -> std::ops::Range<usize> {
         self.starts[user as usize] as usize..self.starts[user as usize + 1] as usize

@@ -8,6 +8,9 @@ use std::{
 
 use crate::error::{Error, Result};
 
+/// How the names of files start that are being written.
+pub(crate) const DRAFT: &str = ".writing-";
+
 /// Writes a file whole or not at all: under a temporary name beside it, flushed to the disk, then
 /// renamed. Where `fill` fails the temporary file is removed and what was there before stays.
 ///
@@ -15,8 +18,7 @@ use crate::error::{Error, Result};
 /// What `fill` or the file system reports.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let failed = |e: &std::io::Error| Error::io("writing", path, e);
-    let mut temporary =
-        tempfile::NamedTempFile::with_prefix_in(".writing-", folder_of(path)).map_err(|e| failed(&e))?;
+    let mut temporary = tempfile::NamedTempFile::with_prefix_in(DRAFT, folder_of(path)).map_err(|e| failed(&e))?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut writer)?;
     writer.flush().map_err(|e| failed(&e))?;
@@ -32,6 +34,16 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Res
     temporary.persist(path).map_err(|e| failed(&e.error))?;
     sync_folder(&folder_of(path));
     Ok(())
+}
+
+/// Removes what a killed process left half-written in a folder. Only for folders that no other process
+/// is writing to.
+pub fn sweep(folder: &Path) {
+    let left = fs::read_dir(folder).into_iter().flatten().flatten();
+    for draft in left.filter(|entry| entry.file_name().to_string_lossy().starts_with(DRAFT)) {
+        // What cannot be removed does no harm.
+        let _ = fs::remove_file(draft.path()).or_else(|_| fs::remove_dir_all(draft.path()));
+    }
 }
 
 /// Makes renames in a folder last. Some file systems cannot; the rename itself is done either way.

@@ -202,10 +202,8 @@ pub struct EpochReport {
 
 /// What a run tells its caller. Everything has a default that does nothing.
 pub trait Observer {
-    /// A few times a second. Break to stop after this batch, with a checkpoint.
-    fn pace(&mut self, _pace: &Pace) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
+    /// A few times a second.
+    fn pace(&mut self, _pace: &Pace) {}
 
     /// After every epoch.
     fn epoch(&mut self, _report: &EpochReport) {}
@@ -314,6 +312,8 @@ impl Trainer {
         };
         if let Some(snapshot) = snapshot {
             trainer.run.set_moments(&trainer.model, &snapshot.moments)?;
+            // Nothing computes with the best weights, but they become the result.
+            snapshot.best.as_ref().map(|best| best.scatter(trainer.model.layout())).transpose()?;
             trainer.run.set_scale(&snapshot.progress.scale)?;
             trainer.counted = snapshot.progress.batch.saturating_mul(trainer.space.batch());
             if trainer.counted >= users && snapshot.progress.batch > 0 {
@@ -426,9 +426,7 @@ impl Trainer {
                     loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
                     users_per_second: f64::from(first + count - seen) / looked.elapsed().as_secs_f64(),
                 };
-                if observer.pace(&pace).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+                observer.pace(&pace);
                 (looked, seen) = (Instant::now(), first + count);
             }
         }

@@ -1,0 +1,81 @@
+//! One file a command.
+
+mod compare;
+mod completions;
+mod demo;
+mod doctor;
+mod evaluate;
+mod prepare;
+mod recommend;
+mod train;
+
+use clap::Subcommand;
+use vaecf_core::{Result, device::Device};
+
+use crate::{
+    backend,
+    options::{Cli, Global},
+    output::{Done, Ui},
+    run_file::Settings,
+};
+
+/// What can be done, in the order in which it is done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a data set from ratings: read, filter, map ids, split
+    Prepare(Box<prepare::Prepare>),
+    /// Train a model on a prepared data set
+    Train(Box<train::Train>),
+    /// Measure a model on held-out users
+    Evaluate(evaluate::Evaluate),
+    /// Compare two evaluations, user by user
+    Compare(compare::Compare),
+    /// Recommend items for histories
+    Recommend(Box<recommend::Recommend>),
+    /// See it work on data that comes with it
+    Demo(demo::Demo),
+    /// Show what was found on this machine
+    Doctor(doctor::Doctor),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+    /// Write the man pages
+    Man(completions::Man),
+}
+
+/// What every command has at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) settings: Settings,
+    pub(crate) ui: Ui,
+}
+
+impl Context {
+    /// The seed that was asked for, or that of the published split.
+    pub(crate) fn seed(&self) -> u64 {
+        self.global.seed.unwrap_or(98765)
+    }
+
+    /// The device that was asked for.
+    pub(crate) fn device(&self) -> Result<Device> {
+        backend::open(&self.global, &self.ui)
+    }
+}
+
+/// Runs the chosen command.
+pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
+    let Cli { global, command } = cli;
+    let ui = Ui { notes: !global.quiet, details: global.verbose > 0, ..*ui };
+    let context = Context { global, settings, ui };
+    match command {
+        Command::Prepare(command) => command.run(context),
+        Command::Train(command) => command.run(context),
+        Command::Evaluate(command) => command.run(&context),
+        Command::Compare(command) => command.run(&context),
+        Command::Recommend(command) => command.run(&context),
+        Command::Demo(command) => command.run(&context),
+        Command::Doctor(command) => command.run(&context),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(&context),
+    }
+}

@@ -1,0 +1,266 @@
+//! `vaecf prepare`: from files of ratings to a data set.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use vaecf_core::{
+    Result,
+    prepare::{self, Held, Input, PrepareOptions, PrepareReport},
+    ratings::{Format as Form, ReadOptions, Source},
+    split::{Filter, HeldOut, Split, Threshold},
+};
+
+use super::Context;
+use crate::{
+    output::{Done, Format, Table, grouped, print, print_json, write_text},
+    run_file,
+};
+
+/// Make a data set from ratings: read, filter, map ids, split.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Make a data set from ratings: read, filter, map ids, split.
+
+Formats are told by their content, plain or in gzip, zstd, zip or tar: MovieLens (ratings.csv, ratings.dat,
+u.data), Netflix (mv_*.txt, combined_data_*.txt), LightGCN lists, any table with named or numbered columns,
+Parquet. A folder that is split already is taken as it is.",
+    after_help = "Examples:
+  vaecf prepare ml-20m/ratings.csv --threshold '>3.5' --validation 10000 --test 10000 -o data/
+  vaecf prepare ml-20m.zip --threshold '>3.5' --split published --held-out 10000 -o data/
+  vaecf prepare plays.tsv.zst --user listener --item artist --min-item 5 --k-core -o data/
+  vaecf prepare train.txt --given-test test.txt -o data/"
+)]
+pub(crate) struct Prepare {
+    /// Files or folders of ratings; `-` is standard input
+    #[arg(required = true, value_name = "RATINGS")]
+    ratings: Vec<PathBuf>,
+    /// The folder for the data set
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Replace a data set that is there
+    #[arg(long)]
+    force: bool,
+    /// How to print what was kept and dropped
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// The form of the files, where their content does not tell: table, dat, list, netflix, msweb, parquet
+    #[arg(long, value_name = "FORM", help_heading = "Reading")]
+    input_format: Option<Form>,
+    /// What stands between the columns of a table; `tab` is a tab
+    #[arg(long, value_name = "CHAR", value_parser = delimiter, help_heading = "Reading")]
+    delimiter: Option<char>,
+    /// Whether a table has a header
+    #[arg(long, value_name = "BOOL", help_heading = "Reading")]
+    header: Option<bool>,
+    /// The column of users: a name, or a number from 1
+    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
+    user: Option<String>,
+    /// The column of items
+    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
+    item: Option<String>,
+    /// The column of values
+    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
+    value: Option<String>,
+    /// The column of times
+    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
+    time: Option<String>,
+    /// Count lines that cannot be read instead of stopping
+    #[arg(long, help_heading = "Reading")]
+    skip_bad_lines: bool,
+
+    /// Which values count, such as `>3.5` or `>=4`
+    #[arg(long, value_name = "LIMIT", help_heading = "Filters")]
+    threshold: Option<Threshold>,
+    /// Keep the values as weights; otherwise every event weighs one
+    #[arg(long, help_heading = "Filters")]
+    weights: bool,
+    /// The fewest events of a user
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Filters")]
+    min_user: u32,
+    /// The fewest events of an item
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Filters")]
+    min_item: u32,
+    /// Filter again until every user and item has its minimum
+    #[arg(long, help_heading = "Filters")]
+    k_core: bool,
+
+    /// What is held out
+    #[arg(long, value_enum, default_value_t = Kind::Strong, help_heading = "Split")]
+    split: Kind,
+    /// Held out for validation: users (`10000` or `10%`), or with ratio and time a share of the events
+    #[arg(long, value_name = "AMOUNT", default_value = "10%", help_heading = "Split")]
+    validation: HeldOut,
+    /// Held out for test, likewise
+    #[arg(long, value_name = "AMOUNT", default_value = "10%", help_heading = "Split")]
+    test: HeldOut,
+    /// Share of a held-out user's events that are to be found
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Split")]
+    targets: f64,
+    /// Users held out by the published split, for validation and as many for test
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Split")]
+    held_out: u32,
+    /// A validation file of its own; ratings are then the training part
+    #[arg(long, value_name = "FILE", help_heading = "Split")]
+    given_validation: Option<PathBuf>,
+    /// What is known of its users, where they are not training users
+    #[arg(long, value_name = "FILE", requires = "given_validation", help_heading = "Split")]
+    given_validation_history: Option<PathBuf>,
+    /// A test file of its own; ratings are then the training part
+    #[arg(long, value_name = "FILE", help_heading = "Split")]
+    given_test: Option<PathBuf>,
+    /// What is known of its users, where they are not training users
+    #[arg(long, value_name = "FILE", requires = "given_test", help_heading = "Split")]
+    given_test_history: Option<PathBuf>,
+}
+
+/// How a data set is split.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// Whole users are held out; of each, a share of the events is to be found
+    Strong,
+    /// The same, with the very users and targets of the published preprocessing of Mult-VAE
+    Published,
+    /// Of every user a share of the events
+    Ratio,
+    /// Of every user one event each for validation and test
+    LeaveOneOut,
+    /// Of every user the newest event for test, the one before for validation
+    LeaveLast,
+    /// The newest events of all
+    Time,
+    /// Nothing is held out
+    None,
+}
+
+fn delimiter(text: &str) -> std::result::Result<char, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("tab" | "\\t", ..) => Ok('\t'),
+        (_, Some(one), None) => Ok(one),
+        _ => Err("one character, or tab".into()),
+    }
+}
+
+impl Prepare {
+    pub(crate) fn run(&self, mut context: Context) -> Done {
+        let options = self.options(context.seed())?;
+        context.settings.set(&json!({ "seed": options.seed }))?;
+        let (data, report) = prepare::prepare(self.input()?, &options)?;
+        let made = json!({ "options": options, "report": report });
+        data.save(&self.output, &made, self.force)?;
+        write_text(&self.output.join(run_file::NAME), &context.settings.text("prepare"))?;
+        match self.format {
+            Format::Json => print_json(&report),
+            Format::Table => print(kept(&report)),
+        }?;
+        context.ui.note(format_args!("written to {}", self.output.display()));
+        Ok(())
+    }
+
+    fn input(&self) -> Result<Input> {
+        let source = |path: &PathBuf| match path.to_str() {
+            Some("-") => Source::Stream("standard input".into(), Box::new(std::io::stdin())),
+            _ => path.clone().into(),
+        };
+        let held = |target: &Option<PathBuf>, history: &Option<PathBuf>| {
+            target.as_ref().map(|target| Held { history: history.as_ref().map(source), target: source(target) })
+        };
+        let validation = held(&self.given_validation, &self.given_validation_history);
+        let test = held(&self.given_test, &self.given_test_history);
+        match &self.ratings[..] {
+            ratings if validation.is_none() && test.is_none() => {
+                Ok(Input::Ratings(ratings.iter().map(source).collect()))
+            }
+            [train] => Ok(Input::Given { train: source(train), validation, test }),
+            _ => Err(vaecf_core::Error::usage("with --given-validation or --given-test there is one file to train on")),
+        }
+    }
+
+    fn options(&self, seed: u64) -> Result<PrepareOptions> {
+        let share = |name: &str, amount: HeldOut| match amount {
+            HeldOut::Share(share) => Ok(share),
+            HeldOut::Users(0) => Ok(0.0),
+            HeldOut::Users(n) => Err(vaecf_core::Error::usage(format!(
+                "--{name} {n}: this split holds out a share of the events, such as 10%"
+            ))),
+        };
+        let shares = || Ok::<_, vaecf_core::Error>((share("validation", self.validation)?, share("test", self.test)?));
+        let split = match self.split {
+            Kind::Strong => Split::Strong { validation: self.validation, test: self.test, targets: self.targets },
+            Kind::Published => Split::Published { held_out: self.held_out },
+            Kind::Ratio => shares().map(|(validation, test)| Split::Ratio { validation, test })?,
+            Kind::LeaveOneOut => Split::LeaveOneOut,
+            Kind::LeaveLast => Split::LeaveLast,
+            Kind::Time => shares().map(|(validation, test)| Split::Time { validation, test })?,
+            Kind::None => Split::All,
+        };
+        Ok(PrepareOptions {
+            read: ReadOptions {
+                format: self.input_format,
+                delimiter: self.delimiter,
+                header: self.header,
+                user: self.user.clone(),
+                item: self.item.clone(),
+                value: self.value.clone(),
+                time: self.time.clone(),
+                skip_bad_lines: self.skip_bad_lines,
+            },
+            threshold: self.threshold,
+            weights: self.weights,
+            filter: Filter { min_user: self.min_user, min_item: self.min_item, k_core: self.k_core },
+            split,
+            seed,
+        })
+    }
+}
+
+/// What was kept and what was dropped, and why.
+pub(crate) fn kept(report: &PrepareReport) -> String {
+    let mut flow = Table(Vec::new());
+    for source in &report.read.sources {
+        flow.row([format!("{} ({})", source.name, source.format), grouped(source.rows)]);
+    }
+    let (read, split) = (&report.read, &report.split);
+    let mut dropped = |what: &str, count: u64| {
+        if count > 0 {
+            flow.row([format!("  {what}"), format!("-{}", grouped(count))]);
+        }
+    };
+    dropped("no user or item", read.missing_id);
+    dropped("below the threshold", read.below_threshold);
+    dropped("repeats of a pair (one event, the last value)", report.repeats);
+    dropped("items with too few events", split.rare_item);
+    dropped("users with too few events", split.rare_user);
+    flow.row(["events kept".into(), grouped(split.events)]);
+    let mut dropped = |what: &str, count: u64| {
+        if count > 0 {
+            flow.row([format!("  {what}"), format!("-{}", grouped(count))]);
+        }
+    };
+    dropped("held-out events on items that no training user has", split.unknown_item);
+    dropped("held-out events of users without training events", split.unknown_user);
+    dropped("targets that are in the history too", split.already_seen);
+    if read.bad_lines > 0 {
+        flow.row(["lines skipped because they cannot be read".into(), grouped(read.bad_lines)]);
+    }
+
+    let mut parts = Table::titled(["part", "users", "scored", "items", "events", "targets"]);
+    let all =
+        [("training", Some(&report.train)), ("validation", report.validation.as_ref()), ("test", report.test.as_ref())];
+    for (name, part) in all.into_iter().filter_map(|(name, part)| Some((name, part?))) {
+        let held = name != "training";
+        let only_held = |count: u64| if held { grouped(count) } else { "-".into() };
+        parts.row([
+            name.into(),
+            grouped(part.users.into()),
+            only_held(part.scored.into()),
+            grouped(part.items.into()),
+            grouped(part.events),
+            only_held(part.targets),
+        ]);
+    }
+    let examples: String = read.bad_examples.iter().map(|line| format!("  {line}\n")).collect();
+    format!("{flow}{examples}\n{parts}")
+}

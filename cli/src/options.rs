@@ -1,0 +1,101 @@
+//! What can be typed before any command is chosen.
+
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
+
+use clap::{ArgAction, Args, ColorChoice, Parser, ValueEnum};
+
+use crate::commands::Command;
+
+/// Collaborative filtering by variational autoencoders: from a ratings file to recommendations.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vaecf",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    args_override_self = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  vaecf demo                                        see it work on data that comes with it
+  vaecf prepare ratings.csv --threshold '>3.5' -o data/
+  vaecf train data/ -o model/
+  vaecf evaluate model/ data/ --baseline
+  vaecf recommend model/ histories.csv -k 20 -o recommendations.parquet
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 data, 4 device, 5 gate failed, 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// What computes: auto (the fastest that works) or cpu
+    #[arg(long, global = true, value_name = "NAME", default_value = "auto")]
+    pub(crate) backend: String,
+    /// Which device of the backend, from 0
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub(crate) device: u32,
+    /// Working precision; f64 is the reference
+    #[arg(long, global = true, value_enum, default_value_t = Precision::Auto)]
+    pub(crate) precision: Precision,
+    /// Threads of the CPU; all of them unless given
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+    /// Seed of everything random; 98765 unless given
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Colours; auto follows the terminal and NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+    /// Read options from a TOML file (`batch = 500`); the command line wins
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&threads| threads > 0).ok_or_else(|| "a whole number from 1".into())
+}
+
+/// The precision of activations and weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    Auto,
+    F32,
+    F64,
+    F16,
+    Bf16,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+/// Whether to use colours: needed before anything is parsed, because parsing may fail in colour.
+pub(crate) fn color_of(typed: &[OsString]) -> ColorChoice {
+    let words: Vec<_> = typed.iter().filter_map(|word| word.to_str()).collect();
+    let after = words.iter().position(|&word| word == "--color").and_then(|at| words.get(at + 1).copied());
+    match words.iter().find_map(|word| word.strip_prefix("--color=")).or(after) {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ if std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty()) => ColorChoice::Never,
+        _ if std::io::stderr().is_terminal() => ColorChoice::Auto,
+        _ => ColorChoice::Never,
+    }
+}

@@ -1,0 +1,237 @@
+//! What commands give, in every form.
+
+use std::fs;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::Value;
+
+use crate::common::{SMALL, file, files, run, train, trained, vaecf};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("not JSON ({e}): {text}"))
+}
+
+#[test]
+fn help_has_examples_everywhere() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for command in ["prepare", "train", "evaluate", "compare", "recommend", "demo", "doctor", "completions", "man"] {
+        for flag in ["--help", "-h"] {
+            let said = run(dir.path(), &[command, flag], 0);
+            assert!(
+                said.stdout.contains("Examples:") && said.stdout.contains(&format!("vaecf {command}")),
+                "{command}"
+            );
+        }
+    }
+    assert!(run(dir.path(), &["--help"], 0).stdout.contains("Exit codes"));
+    assert!(run(dir.path(), &["--version"], 0).stdout.starts_with("vaecf "));
+}
+
+#[test]
+fn prepare_says_what_was_kept() {
+    let dir = trained();
+    file(dir.path(), "more.csv", "user,item\na,1\na,1\n,2\nb,1\n");
+    let said = run(dir.path(), &["prepare", "ratings.csv", "more.csv", "-o", "data2", "--format", "json"], 0);
+    let report = json(&said.stdout);
+    assert_eq!(report["repeats"], 1);
+    assert_eq!(report["read"]["missing_id"], 1);
+    assert_eq!(report["split"]["rare_user"], 2);
+    let said = run(dir.path(), &["prepare", "ratings.csv", "more.csv", "-o", "data3"], 0);
+    for words in ["repeats of a pair", "users with too few events", "validation", "test"] {
+        assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+}
+
+#[test]
+fn the_planted_tastes_are_found() {
+    let dir = trained();
+    train(dir.path(), &["-o", "good", "--epochs", "60", "--lr", "0.02", "--patience", "0"]);
+    let evaluate = ["evaluate", "good", "data", "--metrics", "recall@5,ndcg@5", "--baseline"];
+    let report = json(&run(dir.path(), &[&evaluate[..], &["--format", "json"]].concat(), 0).stdout);
+    let recall = report["metrics"][0]["value"].as_f64().expect("a value");
+    let popular = report["baseline"]["metrics"][0]["value"].as_f64().expect("a value");
+    assert!(recall > 0.9 && recall > popular, "recall@5 is {recall}, by popularity {popular}");
+    assert_eq!(report["part"], "test");
+    let table = run(dir.path(), &evaluate, 0).stdout;
+    assert!(table.contains("popularity") && table.contains("recall@5"), "{table}");
+    let other =
+        run(dir.path(), &["evaluate", "good", "data", "--part", "validation", "--metrics-profile", "lightgcn"], 0);
+    assert!(other.stdout.contains("recall-all@20") && other.stdout.contains("validation users"), "{}", other.stdout);
+}
+
+#[test]
+fn values_of_every_user() {
+    let dir = trained();
+    for form in ["csv", "parquet"] {
+        let name = format!("users.{form}");
+        run(dir.path(), &["evaluate", "model", "data", "--metrics", "ndcg@5,mrr@5", "--per-user", &name], 0);
+    }
+    let text = fs::read_to_string(dir.path().join("users.csv")).expect("a table");
+    let header = text.lines().next().expect("a header");
+    assert!(header.starts_with("user,") && header.contains("ndcg@5") && header.contains("mrr@5"), "{header}");
+    assert_eq!(text.lines().count(), 13, "a header and twelve test users");
+    assert!(text.lines().skip(1).all(|line| line.starts_with('u')));
+    let parquet = SerializedFileReader::new(fs::File::open(dir.path().join("users.parquet")).expect("a file"));
+    assert_eq!(parquet.expect("Parquet").metadata().file_metadata().num_rows(), 12);
+}
+
+#[test]
+fn compare_and_its_gate() {
+    let dir = trained();
+    train(dir.path(), &["-o", "good", "--epochs", "60", "--lr", "0.02", "--patience", "0"]);
+    for (model, to) in [("model", "a.json"), ("good", "b.json")] {
+        run(dir.path(), &["evaluate", model, "data", "--metrics", "ndcg@5,recall@5", "-o", to], 0);
+    }
+    run(dir.path(), &["compare", "a.json", "b.json", "--gate"], 0);
+    run(dir.path(), &["compare", "a.json", "a.json", "--gate"], 0);
+    let said = run(dir.path(), &["compare", "b.json", "a.json", "--gate"], 5);
+    assert!(said.stdout.contains("worse") && said.stderr.contains("gate"), "{}", said.stdout);
+    let rows = json(&run(dir.path(), &["compare", "a.json", "b.json", "--format", "json"], 0).stdout);
+    assert_eq!((&rows[0]["metric"], &rows[0]["verdict"]), (&"ndcg@5".into(), &"better".into()));
+}
+
+#[test]
+fn recommendations_for_a_file_in_every_form() {
+    let dir = trained();
+    // In any order, from rows, and as lists.
+    file(dir.path(), "rows.csv", "item,user\nt0-1,a\nt1-2,b\nt0-2,a\n");
+    file(dir.path(), "lists.txt", "a t0-1 t0-2\nb t1-2\n");
+    let of = |from: &str, to: &str| {
+        run(dir.path(), &["recommend", "model", from, "-k", "4", "-o", to], 0);
+        fs::read(dir.path().join(to)).expect("a result")
+    };
+    let csv = String::from_utf8(of("rows.csv", "rows-out.csv")).expect("UTF-8");
+    assert_eq!(csv.lines().next(), Some("user,rank,item,score,popular"));
+    assert_eq!(csv.lines().count(), 1 + 2 * 4);
+    assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with("a,1,") && line.ends_with("false")));
+    assert!(!csv.contains(",t0-1,") || csv.lines().filter(|l| l.contains(",t0-1,")).all(|l| l.starts_with('b')));
+    assert_eq!(csv.into_bytes(), of("lists.txt", "lists-out.csv"));
+    of("rows.csv", "r.parquet");
+    let parquet = fs::File::open(dir.path().join("r.parquet")).expect("a file");
+    let parquet = SerializedFileReader::new(parquet).expect("Parquet");
+    assert_eq!(parquet.metadata().file_metadata().num_rows(), 8);
+    let lines = String::from_utf8(of("rows.csv", "r.jsonl")).expect("UTF-8");
+    assert_eq!(
+        lines.lines().map(|line| json(line)["items"].as_array().map_or(0, Vec::len)).collect::<Vec<_>>(),
+        [4, 4]
+    );
+    // Batches do not change what is recommended.
+    let one = run(dir.path(), &["recommend", "model", "rows.csv", "--batch", "1", "--format", "csv"], 0).stdout;
+    assert_eq!(one, run(dir.path(), &["recommend", "model", "rows.csv", "--format", "csv"], 0).stdout);
+    let left_in = run(dir.path(), &["recommend", "model", "rows.csv", "-k", "30", "--no-mask", "--format", "csv"], 0);
+    assert_eq!(left_in.stdout.lines().count(), 1 + 2 * 30);
+}
+
+#[test]
+fn recommendations_for_known_users() {
+    let dir = trained();
+    let data = ["recommend", "model", "--data", "data", "--format", "csv", "-k", "2"];
+    let all = run(dir.path(), &data, 0).stdout;
+    assert_eq!(all.lines().count(), 1 + 120 * 2);
+    let two = run(dir.path(), &[&data[..], &["--users", "u3,u5,nobody"]].concat(), 0);
+    assert!(two.stderr.contains("nobody"), "{}", two.stderr);
+    let users: Vec<_> = two.stdout.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+    assert_eq!(users, ["u3", "u3", "u5", "u5"]);
+    file(dir.path(), "some.txt", "u3\nu5\n");
+    assert_eq!(run(dir.path(), &[&data[..], &["--users", "some.txt"]].concat(), 0).stdout, two.stdout);
+    run(dir.path(), &[&data[..], &["--users", "nobody"]].concat(), 3);
+}
+
+#[test]
+fn recommendations_for_standard_input() {
+    let dir = trained();
+    let ask = |text: &str, code: i32| {
+        let mut command = vaecf(&["recommend", "model", "-", "-k", "3", "--format", "json"]);
+        let done = command.current_dir(dir.path()).write_stdin(text).output().expect("the binary starts");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(code), "{text}: {said}");
+        let lines = String::from_utf8(done.stdout).expect("UTF-8");
+        (lines.lines().map(json).collect::<Vec<_>>(), said)
+    };
+    let (one, _) = ask("[\"t0-1\", \"t0-2\"]", 0);
+    assert_eq!((one.len(), &one[0]["user"], one[0]["items"].as_array().map(Vec::len)), (1, &Value::Null, Some(3)));
+    let (many, said) = ask("{\"user\": 7, \"items\": [\"t0-1\", \"t0-2\"]}\n{\"items\": []}\n[99]\n", 0);
+    assert_eq!((&many[0]["user"], &many[0]["items"]), (&"7".into(), &one[0]["items"]));
+    assert!(many[1]["popular"] == true && many[2]["popular"] == true);
+    assert!(said.contains("99") && said.contains("2 of 3 users"), "{said}");
+    for wrong in ["[\"t0-1\"", "{\"user\": 1}", "t0-1,t0-2"] {
+        let (_, said) = ask(wrong, 3);
+        assert!(said.contains("standard input, history 1"), "{said}");
+    }
+}
+
+#[test]
+fn allowed_and_denied_items() {
+    let dir = trained();
+    file(dir.path(), "some.txt", "t2-1\nt2-2\nt2-3\nno-such\n");
+    let recommend = ["recommend", "model", "ratings.csv", "--format", "csv", "-k", "1"];
+    let items = |more: &[&str]| -> Vec<String> {
+        let said = run(dir.path(), &[&recommend[..], more].concat(), 0);
+        assert!(said.stderr.contains("no-such"), "{}", said.stderr);
+        said.stdout.lines().skip(1).filter_map(|line| line.split(',').nth(2)).map(String::from).collect()
+    };
+    let listed = ["t2-1", "t2-2", "t2-3"];
+    assert!(items(&["--allow", "some.txt"]).iter().all(|item| listed.contains(&item.as_str())));
+    assert!(items(&["--deny", "some.txt"]).iter().all(|item| !listed.contains(&item.as_str())));
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let colored = |arguments: &[&str], no_color: Option<&str>| {
+        let mut command = vaecf(&[&["evaluate", "none", "none"], arguments].concat());
+        no_color.map(|value| command.env("NO_COLOR", value));
+        let done = command.current_dir(dir.path()).output().expect("the binary starts");
+        done.stderr.contains(&0x1b)
+    };
+    assert!(!colored(&[], None), "no terminal, no colours");
+    assert!(colored(&["--color", "always"], None));
+    assert!(!colored(&["--color", "never"], None));
+    assert!(!colored(&["--color", "auto"], Some("1")));
+}
+
+#[test]
+fn the_log_is_json_lines() {
+    let dir = trained();
+    let said =
+        run(dir.path(), &[&["train", "data", "-o", "b", "--epochs", "2", "--format", "json"], &SMALL[..]].concat(), 0);
+    let lines: Vec<_> = said.stdout.lines().map(json).collect();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().expect("an event")).collect();
+    assert_eq!(events, ["begin", "epoch", "epoch", "end"]);
+    assert!(lines[0]["plan"]["parameters"].as_u64().is_some_and(|count| count > 500));
+    assert!(lines[1]["validation"]["value"].is_f64());
+    assert_eq!(fs::read_to_string(dir.path().join("b/training.jsonl")).expect("a log"), said.stdout);
+    for words in ["backend: cpu", "chosen automatically", "memory: about", "parameters", "epoch 2"] {
+        assert!(said.stderr.contains(words), "{words}: {}", said.stderr);
+    }
+    let files = files(&dir.path().join("b"));
+    let expected =
+        ["config.json", "items.csv", "model.safetensors", "run.toml", "training.jsonl", "training.safetensors"];
+    assert!(files.iter().eq(expected), "{files:?}");
+}
+
+#[test]
+fn doctor_completions_and_man_pages() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let found = json(&run(dir.path(), &["doctor", "--format", "json"], 0).stdout);
+    assert_eq!((&found["backends"][0]["name"], &found["backends"][0]["works"]), (&"cpu".into(), &true.into()));
+    assert!(run(dir.path(), &["doctor"], 0).stdout.contains("no CUDA backend"));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(run(dir.path(), &["completions", shell], 0).stdout.contains("recommend"), "{shell}");
+    }
+    run(dir.path(), &["man", "man1"], 0);
+    let pages = files(&dir.path().join("man1"));
+    assert!(pages.contains("vaecf.1") && pages.contains("vaecf-train.1"), "{pages:?}");
+}
+
+/// The demo from end to end, cut short: the data comes with the binary, and -o keeps everything.
+#[test]
+fn the_demo() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let said = run(dir.path(), &["demo", "--epochs", "1", "-o", "demo"], 0);
+    for words in ["popularity", "recall@20", "What goes with python3-numpy", "1,500"] {
+        assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+    run(dir.path(), &["evaluate", "demo/model", "demo/data", "-q"], 0);
+    run(dir.path(), &["demo", "-o", "demo"], 2);
+}

@@ -1,0 +1,6 @@
+//! The real binary, from outside: what a person types, sees and finds in folders.
+
+mod bad_input;
+mod commands;
+mod common;
+mod training;
