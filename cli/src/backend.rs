@@ -30,6 +30,14 @@ pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
     Ok(device)
 }
 
+/// Refuses what [`open`] would refuse.
+pub(crate) fn check(global: &Global) -> Result<()> {
+    match global.backend.as_str() {
+        "auto" | "cpu" => cpu(global).map(drop),
+        name => Err(Error::usage(refusal(name))),
+    }
+}
+
 fn cpu(global: &Global) -> Result<Device> {
     if global.device > 0 {
         return Err(Error::usage(format!("--device {}: the cpu backend has one device, 0", global.device)));

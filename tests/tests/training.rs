@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::ops::ControlFlow;
-
 use proptest::prelude::*;
 use vaecf_core::{
     backend::Curve,
@@ -56,9 +54,8 @@ struct Watch {
 }
 
 impl Observer for Watch {
-    fn pace(&mut self, pace: &Pace) -> ControlFlow<()> {
+    fn pace(&mut self, pace: &Pace) {
         assert!(pace.users <= pace.of_users && pace.loss.is_finite());
-        ControlFlow::Continue(())
     }
     fn epoch(&mut self, report: &EpochReport) {
         self.epochs.push(*report);

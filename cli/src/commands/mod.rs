@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod compare;
 mod completions;
 mod demo;
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Recommend(Box<recommend::Recommend>),
     /// See it work on data that comes with it
     Demo(demo::Demo),
+    /// Measure training and inference on this machine
+    Bench(bench::Bench),
     /// Show what was found on this machine
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -74,6 +77,7 @@ pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
         Command::Compare(command) => command.run(&context),
         Command::Recommend(command) => command.run(&context),
         Command::Demo(command) => command.run(&context),
+        Command::Bench(command) => command.run(&context),
         Command::Doctor(command) => command.run(&context),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(&context),
