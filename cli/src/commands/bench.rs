@@ -57,7 +57,7 @@ fn shape(text: &str) -> std::result::Result<Shape, String> {
     match (text, &numbers[..]) {
         ("ml-20m", _) => Ok(Shape::ML_20M),
         ("netflix", _) => Ok(Shape::NETFLIX),
-        (_, &[users @ 1..=2_147_483_647, items @ 2..=2_147_483_647, events @ 1..]) => {
+        (_, &[users @ 1..=2_147_483_647, items @ 2..=2_147_483_647, events]) if events > 0 => {
             Ok(Shape { users: users as u32, items: items as u32, events })
         }
         _ => Err("ml-20m, netflix, or three numbers such as 10000x2000x500000".into()),
