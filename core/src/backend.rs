@@ -29,7 +29,7 @@
 //!   element), key (seed, stream). Masks agree bit for bit, normals to rounding. Nothing is stored:
 //!   the backward pass draws the same noise again.
 //! - **Determinism.** Where [`Info::deterministic`] is true, the same calls give the same bits.
-//! - **Gradients are sums over the batch**, times [`StepParams::loss_scale`] on backends that scale
+//! - **Gradients are sums over the batch**, times [`ScaleState::scale`] on backends that scale
 //!   the loss. 1/batch, 1/loss scale and l2 are applied once, in f32, by [`Backend::adam`].
 //!
 //! # Rows of a batch

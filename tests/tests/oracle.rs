@@ -44,9 +44,11 @@ fn curve(curve: Curve, x: Tensor) -> Result<Tensor> {
     }
 }
 
-/// Sums over the batch of the negative log-likelihood and the KL divergence, and the gradient of
-/// `nll + beta kl` for every parameter.
-fn oracle(case: &Case, weights: &tensors::Tensors) -> Result<(Vec<f64>, Vec<f64>, Vec<(String, Tensor)>)> {
+/// Negative log-likelihood and KL divergence of each user, and gradients by name.
+type Answer = (Vec<f64>, Vec<f64>, Vec<(String, Tensor)>);
+
+/// The losses of the batch, and the gradient of the sum of `nll + beta kl` for every parameter.
+fn oracle(case: &Case, weights: &tensors::Tensors) -> Result<Answer> {
     let vars: Vec<(&String, Var)> = weights.0.iter().map(|(n, t)| Ok((n, var(t)?))).collect::<Result<_>>()?;
     let get = |name: String| vars.iter().find(|(n, _)| **n == name).map(|(_, v)| v.as_tensor().clone()).unwrap();
     let affine = |x: &Tensor, layer: String| -> Result<Tensor> {

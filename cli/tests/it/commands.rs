@@ -14,7 +14,9 @@ fn json(text: &str) -> Value {
 #[test]
 fn help_has_examples_everywhere() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for command in ["prepare", "train", "evaluate", "compare", "recommend", "demo", "doctor", "completions", "man"] {
+    for command in
+        ["prepare", "train", "evaluate", "compare", "recommend", "demo", "bench", "doctor", "completions", "man"]
+    {
         for flag in ["--help", "-h"] {
             let said = run(dir.path(), &[command, flag], 0);
             assert!(
@@ -234,4 +236,19 @@ fn the_demo() {
     }
     run(dir.path(), &["evaluate", "demo/model", "demo/data", "-q"], 0);
     run(dir.path(), &["demo", "-o", "demo"], 2);
+}
+
+#[test]
+fn bench_gives_figures_for_any_shape() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let small = ["bench", "--shape", "300x60x4000", "--batch", "50", "--steps", "1", "--rounds", "1", "-k", "5"];
+    let figures = json(&run(dir.path(), &[&small[..], &["--format", "json", "-o", "here.json"]].concat(), 0).stdout);
+    assert_eq!(figures["data"][0], 300);
+    assert!(figures["ours"]["train"]["median"].as_f64().expect("a rate") > 0.0);
+    assert_eq!(figures, json(&fs::read_to_string(dir.path().join("here.json")).expect("the file")));
+    let table = run(dir.path(), &small, 0).stdout;
+    assert!(table.contains("decode_loss_grad") && table.contains("best rate"), "{table}");
+    run(dir.path(), &["bench", "--shape", "round"], 2);
+    let said = run(dir.path(), &[&small[..], &["--peer", "no-such-python"]].concat(), 1);
+    assert!(said.stderr.contains("no-such-python"), "{}", said.stderr);
 }

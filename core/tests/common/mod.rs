@@ -11,10 +11,10 @@ use vaecf_core::{
     split::{Filter, Split},
 };
 
-/// The folder of real data: `$VAECF_DATA`, or the one beside the project. Where a data set is absent
+/// The folder of real data: `$VAECF_DATA`, or `data` in the workspace. Where a data set is absent
 /// the test says so and is skipped.
 pub(crate) fn data(name: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
     let folder = std::env::var_os("VAECF_DATA").map_or(beside, PathBuf::from);
     let path = folder.join(name);
     if path.exists() {
