@@ -89,18 +89,19 @@ pub(crate) struct Prepare {
     /// What is held out
     #[arg(long, value_enum, default_value_t = Kind::Strong, help_heading = "Split")]
     split: Kind,
-    /// Held out for validation: users (`10000` or `10%`), or with ratio and time a share of the events
-    #[arg(long, value_name = "AMOUNT", default_value = "10%", help_heading = "Split")]
-    validation: HeldOut,
-    /// Held out for test, likewise
-    #[arg(long, value_name = "AMOUNT", default_value = "10%", help_heading = "Split")]
-    test: HeldOut,
-    /// Share of a held-out user's events that are to be found
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Split")]
-    targets: f64,
-    /// Users held out by the published split, for validation and as many for test
-    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Split")]
-    held_out: u32,
+    /// Held out for validation and as much again for test: users (`10000` or `10%`), or with ratio and
+    /// time a share of the events; 10% unless given, 10000 users with published
+    #[arg(long, value_name = "AMOUNT", help_heading = "Split")]
+    held_out: Option<HeldOut>,
+    /// Held out for validation, where it differs
+    #[arg(long, value_name = "AMOUNT", help_heading = "Split")]
+    validation: Option<HeldOut>,
+    /// Held out for test, where it differs
+    #[arg(long, value_name = "AMOUNT", help_heading = "Split")]
+    test: Option<HeldOut>,
+    /// Share of a held-out user's events that are to be found, with strong; 0.2 unless given
+    #[arg(long, value_name = "SHARE", help_heading = "Split")]
+    targets: Option<f64>,
     /// A validation file of its own; ratings are then the training part
     #[arg(long, value_name = "FILE", help_heading = "Split")]
     given_validation: Option<PathBuf>,
@@ -179,21 +180,45 @@ impl Prepare {
     }
 
     fn options(&self, seed: u64) -> Result<PrepareOptions> {
-        let share = |name: &str, amount: HeldOut| match amount {
+        let usage = |what: String| Err(vaecf_core::Error::usage(what));
+        // An option that the chosen split does not look at is a misunderstanding, not a detail.
+        let (amounts, parts, targets) = match self.split {
+            Kind::Strong => (true, true, true),
+            Kind::Ratio | Kind::Time => (true, true, false),
+            Kind::Published => (true, false, false),
+            Kind::LeaveOneOut | Kind::LeaveLast | Kind::None => (false, false, false),
+        };
+        let unused = [
+            ("--held-out", self.held_out.is_some() && !amounts),
+            ("--validation", self.validation.is_some() && !parts),
+            ("--test", self.test.is_some() && !parts),
+            ("--targets", self.targets.is_some() && !targets),
+        ];
+        if let Some((name, _)) = unused.iter().find(|(_, unused)| *unused) {
+            return usage(format!("{name} has no meaning in this split; leave it out or choose another --split"));
+        }
+        let share = |amount: HeldOut| match amount {
             HeldOut::Share(share) => Ok(share),
             HeldOut::Users(0) => Ok(0.0),
-            HeldOut::Users(n) => Err(vaecf_core::Error::usage(format!(
-                "--{name} {n}: this split holds out a share of the events, such as 10%"
-            ))),
+            HeldOut::Users(n) => {
+                usage(format!("{n} held out: this split holds out a share of the events, such as 10%"))
+            }
         };
-        let shares = || Ok::<_, vaecf_core::Error>((share("validation", self.validation)?, share("test", self.test)?));
+        let both = self.held_out.unwrap_or(HeldOut::Share(0.1));
+        let (validation, test) = (self.validation.unwrap_or(both), self.test.unwrap_or(both));
         let split = match self.split {
-            Kind::Strong => Split::Strong { validation: self.validation, test: self.test, targets: self.targets },
-            Kind::Published => Split::Published { held_out: self.held_out },
-            Kind::Ratio => shares().map(|(validation, test)| Split::Ratio { validation, test })?,
+            Kind::Strong => Split::Strong { validation, test, targets: self.targets.unwrap_or(0.2) },
+            Kind::Published => match self.held_out {
+                None => Split::Published { held_out: 10_000 },
+                Some(HeldOut::Users(held_out)) => Split::Published { held_out },
+                Some(HeldOut::Share(_)) => {
+                    return usage("the published split holds out a number of users, such as --held-out 10000".into());
+                }
+            },
+            Kind::Ratio => Split::Ratio { validation: share(validation)?, test: share(test)? },
             Kind::LeaveOneOut => Split::LeaveOneOut,
             Kind::LeaveLast => Split::LeaveLast,
-            Kind::Time => shares().map(|(validation, test)| Split::Time { validation, test })?,
+            Kind::Time => Split::Time { validation: share(validation)?, test: share(test)? },
             Kind::None => Split::All,
         };
         Ok(PrepareOptions {

@@ -252,3 +252,16 @@ fn bench_gives_figures_for_any_shape() {
     let said = run(dir.path(), &[&small[..], &["--peer", "no-such-python"]].concat(), 1);
     assert!(said.stderr.contains("no-such-python"), "{}", said.stderr);
 }
+
+#[test]
+fn an_option_that_the_split_does_not_look_at_is_refused() {
+    let dir = trained();
+    let prepare = ["prepare", "ratings.csv", "-o", "other"];
+    for wrong in [["--split", "published", "--targets", "0.3"], ["--split", "leave-last", "--held-out", "5"]] {
+        let said = run(dir.path(), &[&prepare[..], &wrong].concat(), 2);
+        assert!(said.stderr.contains("has no meaning in this split"), "{}", said.stderr);
+    }
+    let said = run(dir.path(), &[&prepare[..], &["--held-out", "7", "--test", "5", "--format", "json"]].concat(), 0);
+    let report = json(&said.stdout);
+    assert_eq!((&report["validation"]["users"], &report["test"]["users"]), (&7.into(), &5.into()));
+}
