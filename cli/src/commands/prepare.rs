@@ -180,7 +180,7 @@ impl Prepare {
     }
 
     fn options(&self, seed: u64) -> Result<PrepareOptions> {
-        let usage = |what: String| Err(vaecf_core::Error::usage(what));
+        let usage = |what: String| vaecf_core::Error::usage(what);
         // An option that the chosen split does not look at is a misunderstanding, not a detail.
         let (amounts, parts, targets) = match self.split {
             Kind::Strong => (true, true, true),
@@ -195,13 +195,14 @@ impl Prepare {
             ("--targets", self.targets.is_some() && !targets),
         ];
         if let Some((name, _)) = unused.iter().find(|(_, unused)| *unused) {
-            return usage(format!("{name} has no meaning in this split; leave it out or choose another --split"));
+            let what = "has no meaning in this split; leave it out or choose another --split";
+            return Err(usage(format!("{name} {what}")));
         }
         let share = |amount: HeldOut| match amount {
             HeldOut::Share(share) => Ok(share),
             HeldOut::Users(0) => Ok(0.0),
             HeldOut::Users(n) => {
-                usage(format!("{n} held out: this split holds out a share of the events, such as 10%"))
+                Err(usage(format!("{n} held out: this split holds out a share of the events, such as 10%")))
             }
         };
         let both = self.held_out.unwrap_or(HeldOut::Share(0.1));
@@ -212,7 +213,9 @@ impl Prepare {
                 None => Split::Published { held_out: 10_000 },
                 Some(HeldOut::Users(held_out)) => Split::Published { held_out },
                 Some(HeldOut::Share(_)) => {
-                    return usage("the published split holds out a number of users, such as --held-out 10000".into());
+                    return Err(usage(
+                        "the published split holds out a number of users, such as --held-out 10000".into(),
+                    ));
                 }
             },
             Kind::Ratio => Split::Ratio { validation: share(validation)?, test: share(test)? },
