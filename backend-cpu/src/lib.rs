@@ -46,7 +46,8 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Runs a loop compiled for the vectors of this machine; what it calls must be inlined.
+    /// Runs a loop compiled for the vectors of this machine. The loop and all it calls must be
+    /// `#[inline(always)]`: what is not inlined stays compiled for the smallest vectors.
     #[inline(always)]
     pub(crate) fn wide<R>(self, body: impl FnOnce() -> R) -> R {
         self.arch.dispatch(body)
@@ -65,7 +66,7 @@ pub struct Cpu<T: Real> {
     steps: Table<StepParams>,
     scales: Table<ScaleState>,
     transpose: encode_sparse::Transpose<T>,
-    candidates: Vec<top_k::Candidates<T>>,
+    decode: decode::Scratch<T>,
 }
 
 impl<T: Real> Cpu<T> {
@@ -94,7 +95,7 @@ impl<T: Real> Cpu<T> {
             steps: Table::new("steps"),
             scales: Table::new("scales"),
             transpose: encode_sparse::Transpose::new(),
-            candidates: vec![Vec::new(); 4 * threads],
+            decode: decode::Scratch::new(),
         })
     }
 
@@ -251,7 +252,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result {
         let ([x, dy], [mut dw, mut db]) = self.floats.views([x, dy], [dw, db])?;
-        self.pool.install(|| ops::linear::linear_grad_weight(self.exec, x, dy, false, &mut dw, &mut db));
+        self.pool.install(|| ops::linear::linear_grad_weight(self.exec, x, dy, &mut dw, &mut db));
         Ok(())
     }
 
@@ -302,7 +303,7 @@ impl<T: Real> Backend for Cpu<T> {
         let values = self.floats.row(x.values)?;
         let ([values], [mut logits, mut loss]) = self.floats.views([values], [logits, window(loss, from, x.count)])?;
         let x = Sparse::new(x, from, index, values)?;
-        self.pool.install(|| ops::likelihood::likelihood(self.exec, x, kind, &[], scale, &mut logits, &mut loss));
+        self.pool.install(|| ops::likelihood::likelihood(self.exec, x, kind, scale, &mut logits, &mut loss));
         Ok(())
     }
 
@@ -325,7 +326,7 @@ impl<T: Real> Backend for Cpu<T> {
         let weights = self.floats.row(seen.values)?;
         let ([scores, weights], [values]) = self.floats.views([scores, weights], [values])?;
         let seen = Sparse::new(seen, seen.first.into(), index, weights)?;
-        let (exec, scratch) = (self.exec, &mut self.candidates);
+        let (exec, scratch) = (self.exec, &mut self.decode.best);
         self.pool.install(|| top_k::top_k(exec, scores, seen, k as usize, scratch, items, values.data));
         Ok(())
     }
@@ -358,8 +359,9 @@ impl<T: Real> Backend for Cpu<T> {
             self.floats.views([g, w, b, values], [logits, window(loss, from, x.count), dw, db, dg])?;
         let x = Sparse::new(x, from, index, values)?;
         let layer = decode::Layer { g, w, b, curve, logits };
+        let (exec, scratch) = (self.exec, &mut self.decode);
         self.pool.install(|| {
-            decode::decode_loss_grad(self.exec, x, layer, kind, scale, &mut loss, &mut dw, &mut db, &mut dg);
+            decode::decode_loss_grad(exec, x, layer, kind, scale, scratch, &mut loss, &mut dw, &mut db, &mut dg);
         });
         Ok(())
     }
@@ -373,7 +375,7 @@ impl<T: Real> Backend for Cpu<T> {
         let ([g, w, b, weights], [logits, values]) = self.floats.views([g, w, b, weights], [logits, values])?;
         let seen = Sparse::new(seen, seen.first.into(), index, weights)?;
         let layer = decode::Layer { g, w, b, curve, logits };
-        let (exec, scratch) = (self.exec, &mut self.candidates);
+        let (exec, scratch) = (self.exec, &mut self.decode);
         self.pool.install(|| decode::recommend(exec, layer, seen, k as usize, scratch, items, values.data));
         Ok(())
     }

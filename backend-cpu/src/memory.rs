@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use vaecf_core::{
     backend::{Buf, Fault, Mat, Result, Rows},
-    math::Real,
+    math::{Real, Stretch},
 };
 
 /// A range of a buffer.
@@ -171,6 +171,11 @@ impl<'a, T: Real> View<'a, T> {
         &self.data[r * self.stride..][..self.cols]
     }
 
+    /// Columns `from..from + cols`.
+    pub(crate) fn columns(self, from: usize, cols: usize) -> Self {
+        Self { data: self.data.get(from..).unwrap_or_default(), cols, ..self }
+    }
+
     /// Rows `from..from + rows`.
     pub(crate) fn block(self, from: usize, rows: usize) -> Self {
         Self { data: self.data.get(from * self.stride..).unwrap_or_default(), rows, ..self }
@@ -268,5 +273,63 @@ impl<'a, T: Real> Sparse<'a, T> {
     /// Rows `from..from + count` of the window.
     pub(crate) fn block(self, from: usize, count: usize) -> Self {
         Self { first: self.first + from, count, ..self }
+    }
+}
+
+/// The rows of a window cut at multiples of a number of items: all that falls in the first chunk, row
+/// after row, then all in the second, and so on. To be worked on chunk by chunk without a search.
+#[derive(Debug)]
+pub(crate) struct Cut<T> {
+    width: usize,
+    rows: usize,
+    /// Where each row of each chunk ends in `items`, after a zero.
+    ends: Vec<usize>,
+    items: Vec<u32>,
+    /// Weights, empty where all are one.
+    values: Vec<T>,
+}
+
+impl<T: Real> Cut<T> {
+    pub(crate) fn new() -> Self {
+        Self { width: 1, rows: 0, ends: Vec::new(), items: Vec::new(), values: Vec::new() }
+    }
+
+    /// Cuts a window into `chunks` times `width` items.
+    pub(crate) fn fill(&mut self, x: Sparse<'_, T>, width: usize, chunks: usize) {
+        (self.width, self.rows) = (width, x.count);
+        // A counting sort: first how many, then where from, and after the placing where to.
+        self.ends.clear();
+        self.ends.resize(1 + chunks * x.count, 0);
+        let ends = &mut self.ends[1..];
+        for r in 0..x.count {
+            for &item in x.row(r).items {
+                ends[item as usize / width * x.count + r] += 1;
+            }
+        }
+        let mut total = 0;
+        for end in &mut *ends {
+            total += std::mem::replace(end, total);
+        }
+        self.items.resize(total, 0);
+        self.values.resize(if x.values.is_some() { total } else { 0 }, T::zero());
+        for r in 0..x.count {
+            let row = x.row(r);
+            for (at, &item) in row.items.iter().enumerate() {
+                let to = &mut ends[item as usize / width * x.count + r];
+                self.items[*to] = item;
+                if let Some(values) = row.values {
+                    self.values[*to] = values[at];
+                }
+                *to += 1;
+            }
+        }
+    }
+
+    /// What a row holds of a chunk.
+    pub(crate) fn stretch(&self, chunk: usize, row: usize) -> Stretch<'_, T> {
+        let at = chunk * self.rows + row;
+        let range = self.ends[at]..self.ends[at + 1];
+        let values = (!self.values.is_empty()).then(|| &self.values[range.clone()]);
+        Stretch { from: (chunk * self.width) as u32, items: &self.items[range], values }
     }
 }

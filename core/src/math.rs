@@ -158,40 +158,102 @@ fn map_sum<T: Real>(row: &mut [T], mut f: impl FnMut(T) -> (T, T)) -> T {
     lanes.into_iter().fold(tail, |a, b| a + b)
 }
 
-/// The value of the row at position `at`: its weight, or one.
-#[inline(always)]
-fn value<T: Real>(values: Option<&[T]>, at: usize) -> T {
-    values.map_or(T::one(), |v| v[at])
-}
-
 /// The loss of one user against the full history, and `scale` times its gradient in place of the
 /// logits. `items` ascend; `values` are their weights, ones where absent.
 ///
 /// Liang et al. 2018: multinomial eq. 2, Gaussian eq. 3, logistic eq. 4, negated.
 #[inline(always)]
 pub fn likelihood<T: Real>(kind: Likelihood, items: &[u32], values: Option<&[T]>, logits: &mut [T], scale: T) -> T {
-    let seen = |at: usize| (items[at] as usize, value(values, at));
+    let history = Stretch { from: 0, items, values };
+    let part = likelihood_part(kind, history, logits, scale);
+    likelihood_rest(kind, history, part, part, logits, scale);
+    part.loss(kind)
+}
+
+/// A user's history among consecutive items.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a, T> {
+    /// The first of those items.
+    pub from: u32,
+    /// The items of the history among them, ascending.
+    pub items: &'a [u32],
+    /// Their weights, ones where absent.
+    pub values: Option<&'a [T]>,
+}
+
+impl<T: Real> Stretch<'_, T> {
+    /// How many items of the history there are.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The position of an item of the history in the stretch, and its weight.
+    #[inline(always)]
+    fn seen(&self, at: usize) -> (usize, T) {
+        ((self.items[at] - self.from) as usize, self.values.map_or(T::one(), |v| v[at]))
+    }
+}
+
+/// What a stretch of a user's logits tells about the loss of all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<T> {
+    /// Multinomial: the largest logit.
+    top: T,
+    /// Multinomial: the sum of e^(f - top).
+    sum: T,
+    /// Multinomial: the sum of the history's weights.
+    total: T,
+    /// The loss; multinomial: what is known of it before all sums are, -sum x (f - top).
+    loss: T,
+}
+
+impl<T: Real> Default for Part<T> {
+    fn default() -> Self {
+        Self { top: T::zero(), sum: T::zero(), total: T::zero(), loss: T::zero() }
+    }
+}
+
+impl<T: Real> Part<T> {
+    /// What two stretches tell together.
+    #[inline(always)]
+    pub fn join(self, other: Self) -> Self {
+        let top = if self.top > other.top { self.top } else { other.top };
+        let loss = |part: Self| part.loss + part.total * (top - part.top);
+        let sum = |part: Self| part.sum * (part.top - top).expo();
+        Self { top, sum: sum(self) + sum(other), total: self.total + other.total, loss: loss(self) + loss(other) }
+    }
+
+    /// The loss, where the parts of all items are joined.
+    #[inline(always)]
+    pub fn loss(self, kind: Likelihood) -> T {
+        match kind.kind {
+            LikelihoodKind::Multinomial => self.total * self.sum.ln() + self.loss,
+            LikelihoodKind::Gaussian | LikelihoodKind::Logistic => self.loss,
+        }
+    }
+}
+
+/// The first half of [`likelihood`] on a stretch of the logits. What it leaves in their place and what
+/// it returns are for [`likelihood_rest`].
+#[inline(always)]
+pub fn likelihood_part<T: Real>(kind: Likelihood, history: Stretch<'_, T>, logits: &mut [T], scale: T) -> Part<T> {
+    let alone = |loss| Part { loss, ..Part::default() };
     match kind.kind {
         LikelihoodKind::Multinomial => {
             let top =
                 fold(logits, T::neg_infinity(), |a, x| if a > x { a } else { x }, |a, b| if a > b { a } else { b });
-            let (mut total, mut hit) = (T::zero(), T::zero());
-            for at in 0..items.len() {
-                let (item, x) = seen(at);
+            let (mut total, mut loss) = (T::zero(), T::zero());
+            for at in 0..history.len() {
+                let (item, x) = history.seen(at);
                 total += x;
-                hit += x * (logits[item] - top);
+                loss -= x * (logits[item] - top);
             }
             let sum = map_sum(logits, |f| {
                 let e = (f - top).expo();
                 (e, e)
             });
-            let factor = scale * total / sum;
-            logits.iter_mut().for_each(|e| *e *= factor);
-            for at in 0..items.len() {
-                let (item, x) = seen(at);
-                logits[item] -= scale * x;
-            }
-            total * sum.ln() - hit
+            Part { top, sum, total, loss }
         }
         LikelihoodKind::Gaussian => {
             let (c1, c0) = (T::of(f64::from(kind.seen)), T::of(f64::from(kind.unseen)));
@@ -199,20 +261,20 @@ pub fn likelihood<T: Real>(kind: Likelihood, items: &[u32], values: Option<&[T]>
             let unseen = |f: T| (scale * c0 * f, half * c0 * f * f);
             // From gap to gap: the two confidences may not be told apart afterwards (c0 may be zero).
             let (mut loss, mut from) = (T::zero(), 0);
-            for at in 0..items.len() {
-                let (item, x) = seen(at);
+            for at in 0..history.len() {
+                let (item, x) = history.seen(at);
                 loss += map_sum(&mut logits[from..item], unseen);
                 let miss = logits[item] - x;
                 logits[item] = scale * c1 * miss;
                 loss += half * c1 * miss * miss;
                 from = item + 1;
             }
-            loss + map_sum(&mut logits[from..], unseen)
+            alone(loss + map_sum(&mut logits[from..], unseen))
         }
         LikelihoodKind::Logistic => {
             let mut hit = T::zero();
-            for at in 0..items.len() {
-                let (item, x) = seen(at);
+            for at in 0..history.len() {
+                let (item, x) = history.seen(at);
                 hit += x * logits[item];
             }
             let all = map_sum(logits, |f| {
@@ -221,11 +283,31 @@ pub fn likelihood<T: Real>(kind: Likelihood, items: &[u32], values: Option<&[T]>
                 let positive = if f < T::zero() { T::zero() } else { f };
                 (scale * sigmoid, positive + e.log1p_unit())
             });
-            for at in 0..items.len() {
-                let (item, x) = seen(at);
+            for at in 0..history.len() {
+                let (item, x) = history.seen(at);
                 logits[item] -= scale * x;
             }
-            all - hit
+            alone(all - hit)
+        }
+    }
+}
+
+/// The second half: `scale` times the gradient, given what the stretch told and what `all` of them do.
+#[inline(always)]
+pub fn likelihood_rest<T: Real>(
+    kind: Likelihood,
+    history: Stretch<'_, T>,
+    part: Part<T>,
+    all: Part<T>,
+    logits: &mut [T],
+    scale: T,
+) {
+    if kind.kind == LikelihoodKind::Multinomial {
+        let factor = scale * all.total / all.sum * (part.top - all.top).expo();
+        logits.iter_mut().for_each(|e| *e *= factor);
+        for at in 0..history.len() {
+            let (item, x) = history.seen(at);
+            logits[item] -= scale * x;
         }
     }
 }

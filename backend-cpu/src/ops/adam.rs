@@ -23,7 +23,12 @@ pub(crate) fn adam<T: Real>(
     step: &StepParams,
     scale: &mut ScaleState,
 ) {
-    if !dw.par_chunks(CHUNK).all(|dw| exec.wide(|| math::all_finite(dw))) {
+    if !dw.par_chunks(CHUNK).all(|dw| {
+        exec.wide(
+            #[inline(always)]
+            || math::all_finite(dw),
+        )
+    }) {
         scale.skipped += 1;
         scale.finite = 0;
         return;
@@ -35,7 +40,12 @@ pub(crate) fn adam<T: Real>(
     for (rule, w, dw, m, v) in [(weights, w.0, dw.0, m.0, v.0), (biases, w.1, dw.1, m.1, v.1)] {
         let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
         let chunks = w.par_chunks_mut(CHUNK).zip(dw.par_chunks(CHUNK)).zip(moments);
-        chunks.for_each(|((w, dw), (m, v))| exec.wide(|| rule.update(w, dw, m, v)));
+        chunks.for_each(|((w, dw), (m, v))| {
+            exec.wide(
+                #[inline(always)]
+                || rule.update(w, dw, m, v),
+            )
+        });
     }
     scale.good += 1;
     scale.finite = 1;

@@ -63,17 +63,20 @@ pub(crate) fn encode_sparse<T: Real>(
     let dropout = Dropout { noise, update: step.update };
     y.rows_mut().enumerate().for_each(|(r, y)| {
         let row = x.row(r);
-        exec.wide(|| {
-            y.copy_from_slice(b.row(0));
-            let mut sum = Sum::new(y);
-            dropout.for_each(row, |at, d| {
-                if d != T::zero() {
-                    sum.add(w.row(row.items[at] as usize), d);
-                }
-            });
-            sum.finish();
-            math::apply_curve(curve, y);
-        });
+        exec.wide(
+            #[inline(always)]
+            || {
+                y.copy_from_slice(b.row(0));
+                let mut sum = Sum::new(y);
+                dropout.for_each(row, #[inline(always)] |at, d| {
+                    if d != T::zero() {
+                        sum.add(w.row(row.items[at] as usize), d);
+                    }
+                });
+                sum.finish();
+                math::apply_curve(curve, y);
+            },
+        );
     });
 }
 
@@ -93,16 +96,19 @@ pub(crate) fn encode_sparse_grad<T: Real>(
     let Transpose { ends, events, .. } = scratch;
     dw.rows_mut().enumerate().with_min_len(16).for_each(|(item, dw)| {
         let start = if item == 0 { 0 } else { ends[item - 1] };
-        exec.wide(|| {
-            dw.fill(T::zero());
-            let mut sum = Sum::new(dw);
-            for &(row, d) in &events[start..ends[item]] {
-                sum.add(dy.row(row as usize), d);
-            }
-            sum.finish();
-        });
+        exec.wide(
+            #[inline(always)]
+            || {
+                dw.fill(T::zero());
+                let mut sum = Sum::new(dw);
+                for &(row, d) in &events[start..ends[item]] {
+                    sum.add(dy.row(row as usize), d);
+                }
+                sum.finish();
+            },
+        );
     });
-    column_sums(exec, dy, false, db);
+    column_sums(exec, dy, db);
 }
 
 impl<T: Real> Transpose<T> {
@@ -160,12 +166,15 @@ fn draw<T: Real>(exec: Exec, x: Sparse<'_, T>, dropout: Dropout, offsets: &[usiz
         );
         return;
     }
-    exec.wide(|| {
-        for (r, bounds) in offsets.windows(2).enumerate() {
-            let out = &mut out[bounds[0] - offsets[0]..bounds[1] - offsets[0]];
-            dropout.for_each(x.row(r), |at, d| out[at] = d);
-        }
-    });
+    exec.wide(
+        #[inline(always)]
+        || {
+            for (r, bounds) in offsets.windows(2).enumerate() {
+                let out = &mut out[bounds[0] - offsets[0]..bounds[1] - offsets[0]];
+                dropout.for_each(x.row(r), #[inline(always)] |at, d| out[at] = d);
+            }
+        },
+    );
 }
 
 /// A running sum `y += d row` in the order of the terms, four at a time to spare `y` the traffic.

@@ -9,24 +9,24 @@ use vaecf_core::{
 use crate::{
     Exec,
     memory::{Sparse, ViewMut},
-    ops::linear::add,
 };
 
-/// The losses, and the gradient in place of the logits. A `bias` is added to the logits before.
+/// The losses, and the gradient in place of the logits.
 pub(crate) fn likelihood<T: Real>(
     exec: Exec,
     x: Sparse<'_, T>,
     kind: Likelihood,
-    bias: &[T],
     scale: T,
     logits: &mut ViewMut<'_, T>,
     loss: &mut ViewMut<'_, T>,
 ) {
     logits.rows_mut().zip(loss.rows_mut()).enumerate().for_each(|(r, (logits, loss))| {
         let row = x.row(r);
-        exec.wide(|| {
-            add(logits, bias);
-            loss[0] = math::likelihood(kind, row.items, row.values, logits, scale);
-        });
+        exec.wide(
+            #[inline(always)]
+            || {
+                loss[0] = math::likelihood(kind, row.items, row.values, logits, scale);
+            },
+        );
     });
 }

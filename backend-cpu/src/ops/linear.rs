@@ -8,7 +8,7 @@ use vaecf_core::{
 
 use crate::{
     Exec,
-    gemm::multiply,
+    gemm::{Target, multiply},
     memory::{View, ViewMut},
 };
 
@@ -24,26 +24,28 @@ pub(crate) fn linear<T: Real>(
     curve: Curve,
     y: &mut ViewMut<'_, T>,
 ) {
-    multiply(y, false, x.plain(), w.plain(), exec.threads);
+    multiply(&mut Target::of(y), false, x.plain(), w.plain(), exec.threads);
     y.rows_mut().for_each(|row| {
-        exec.wide(|| {
-            add(row, b.row(0));
-            math::apply_curve(curve, row);
-        });
+        exec.wide(
+            #[inline(always)]
+            || {
+                add(row, b.row(0));
+                math::apply_curve(curve, row);
+            },
+        );
     });
 }
 
-/// `dw = x^T dy`, `db = colsum(dy)`, or added to what is there.
+/// `dw = x^T dy`, `db = colsum(dy)`.
 pub(crate) fn linear_grad_weight<T: Real>(
     exec: Exec,
     x: View<'_, T>,
     dy: View<'_, T>,
-    accumulate: bool,
     dw: &mut ViewMut<'_, T>,
     db: &mut ViewMut<'_, T>,
 ) {
-    multiply(dw, accumulate, x.transposed(), dy.plain(), exec.threads);
-    column_sums(exec, dy, accumulate, db);
+    multiply(&mut Target::of(dw), false, x.transposed(), dy.plain(), exec.threads);
+    column_sums(exec, dy, db);
 }
 
 /// `dx = (dy w^T) * curve'(x)`.
@@ -55,21 +57,27 @@ pub(crate) fn linear_grad_input<T: Real>(
     curve: Curve,
     dx: &mut ViewMut<'_, T>,
 ) {
-    multiply(dx, false, dy.plain(), w.transposed(), exec.threads);
-    dx.rows_mut().enumerate().for_each(|(r, row)| exec.wide(|| math::apply_curve_grad(curve, x.row(r), row)));
+    multiply(&mut Target::of(dx), false, dy.plain(), w.transposed(), exec.threads);
+    dx.rows_mut().enumerate().for_each(|(r, row)| {
+        exec.wide(
+            #[inline(always)]
+            || math::apply_curve_grad(curve, x.row(r), row),
+        )
+    });
 }
 
 /// The sum of all rows, in their order, whatever the number of threads.
-pub(crate) fn column_sums<T: Real>(exec: Exec, dy: View<'_, T>, accumulate: bool, db: &mut ViewMut<'_, T>) {
+pub(crate) fn column_sums<T: Real>(exec: Exec, dy: View<'_, T>, db: &mut ViewMut<'_, T>) {
     db.row_mut(0).par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| {
-        exec.wide(|| {
-            if !accumulate {
+        exec.wide(
+            #[inline(always)]
+            || {
                 sums.fill(T::zero());
-            }
-            for r in 0..dy.rows {
-                add(sums, &dy.row(r)[chunk * COLUMNS..][..sums.len()]);
-            }
-        });
+                for r in 0..dy.rows {
+                    add(sums, &dy.row(r)[chunk * COLUMNS..][..sums.len()]);
+                }
+            },
+        );
     });
 }
 

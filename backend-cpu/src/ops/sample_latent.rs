@@ -23,7 +23,10 @@ pub(crate) fn sample_latent<T: Real>(
 ) {
     z.rows_mut().zip(kl.rows_mut()).enumerate().for_each(|(r, (z, kl))| {
         let draw = Draw { noise, update: step.update, user: x.row(r).user };
-        exec.wide(|| kl[0] = math::sample_latent(stats.row(r), draw, z));
+        exec.wide(
+            #[inline(always)]
+            || kl[0] = math::sample_latent(stats.row(r), draw, z),
+        );
     });
 }
 
@@ -41,6 +44,9 @@ pub(crate) fn sample_latent_grad<T: Real>(
 ) {
     dstats.rows_mut().enumerate().for_each(|(r, dstats)| {
         let draw = Draw { noise, update: step.update, user: x.row(r).user };
-        exec.wide(|| math::sample_latent_grad(stats.row(r), draw, dz.row(r), beta, dstats));
+        exec.wide(
+            #[inline(always)]
+            || math::sample_latent_grad(stats.row(r), draw, dz.row(r), beta, dstats),
+        );
     });
 }

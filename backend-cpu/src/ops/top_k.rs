@@ -13,81 +13,100 @@ use crate::{
 /// Scores that are looked at together.
 const LANES: usize = 32;
 
-/// The candidates of one row: score and item.
-pub(crate) type Candidates<T> = Vec<(T, u32)>;
+/// The best items of one row among those looked at.
+///
+/// Items that do not beat the k-th best so far are passed over, [`LANES`] at a time; the others
+/// gather until there are twice as many as wanted, when the worse half goes and the bar rises.
+#[derive(Clone, Debug)]
+pub(crate) struct Best<T> {
+    /// Score and item.
+    candidates: Vec<(T, u32)>,
+    /// The score to beat, once there is one: a tie comes later than what set it, so it loses.
+    bar: Option<T>,
+}
 
-/// The `k` best items of each row that are not in `seen`; `scratch` holds one list a thread or more.
+/// The `k` best items of each row that are not in `seen`.
 pub(crate) fn top_k<T: Real>(
     exec: Exec,
     scores: View<'_, T>,
     seen: Sparse<'_, T>,
     k: usize,
-    scratch: &mut [Candidates<T>],
+    scratch: &mut Vec<Best<T>>,
     items: &mut [u32],
     values: &mut [T],
 ) {
-    if k == 0 || scores.rows == 0 {
+    if k == 0 {
         return;
     }
-    let rows = scores.rows.div_ceil(scratch.len());
-    let results = items.par_chunks_mut(rows * k).zip(values.par_chunks_mut(rows * k));
-    results.zip(scratch).enumerate().for_each(|(chunk, ((items, values), candidates))| {
-        let results = items.chunks_mut(k).zip(values.chunks_mut(k));
-        for (r, (items, values)) in (chunk * rows..).zip(results) {
-            exec.wide(|| select(scores.row(r), seen.row(r).items, k, candidates));
-            let found = candidates.len();
+    let best = Best::start(scratch, scores.rows);
+    best.par_iter_mut().enumerate().for_each(|(r, best)| {
+        exec.wide(
+            #[inline(always)]
+            || best.look(scores.row(r), 0, seen.row(r).items, k),
+        );
+    });
+    Best::finish(best, k, items, values);
+}
+
+impl<T: Real> Best<T> {
+    /// Nothing looked at yet, for `rows` rows.
+    pub(crate) fn start(scratch: &mut Vec<Self>, rows: usize) -> &mut [Self] {
+        if scratch.len() < rows {
+            scratch.resize(rows, Self { candidates: Vec::new(), bar: None });
+        }
+        let best = &mut scratch[..rows];
+        for row in &mut *best {
+            row.candidates.clear();
+            row.bar = None;
+        }
+        best
+    }
+
+    /// Looks at the scores of consecutive items, the first of which is item `first`; the `seen` among
+    /// them are left out. Rows are looked at from left to right.
+    #[inline(always)]
+    pub(crate) fn look(&mut self, scores: &[T], first: u32, seen: &[u32], k: usize) {
+        let room = (2 * k).max(k + LANES);
+        // From gap to gap between the seen items.
+        let mut from = 0;
+        for stop in seen.iter().map(|&item| (item - first) as usize).chain([scores.len()]) {
+            for (at, chunk) in (from..).step_by(LANES).zip(scores[from..stop].chunks(LANES)) {
+                if let Some(bar) = self.bar
+                    && !chunk.iter().fold(false, |any, &score| any | (score > bar))
+                {
+                    continue;
+                }
+                for (&score, item) in chunk.iter().zip(first + at as u32..) {
+                    if self.bar.is_none_or(|bar| score > bar) {
+                        self.candidates.push((score, item));
+                    }
+                }
+                if self.candidates.len() >= room {
+                    let (_, &mut (kth, _), _) = self.candidates.select_nth_unstable_by(k - 1, better);
+                    self.bar = (!kth.is_nan()).then_some(kth);
+                    self.candidates.truncate(k);
+                }
+            }
+            from = stop + 1;
+        }
+    }
+
+    /// Writes the `k` best of each row, in order; where fewer are left, `u32::MAX` and -inf.
+    pub(crate) fn finish(best: &mut [Self], k: usize, items: &mut [u32], values: &mut [T]) {
+        let results = items.par_chunks_mut(k).zip(values.par_chunks_mut(k));
+        results.zip(best).for_each(|((items, values), Self { candidates, .. })| {
+            if candidates.len() > k {
+                candidates.select_nth_unstable_by(k - 1, better);
+                candidates.truncate(k);
+            }
+            candidates.sort_unstable_by(better);
             for ((item, value), &(score, index)) in items.iter_mut().zip(&mut *values).zip(candidates.iter()) {
                 (*item, *value) = (index, score);
             }
-            items[found..].fill(u32::MAX);
-            values[found..].fill(T::neg_infinity());
-        }
-    });
-}
-
-/// Leaves the best `k` unseen items in `best`, in order.
-///
-/// Items that do not beat the k-th best so far are passed over, [`LANES`] at a time; the others
-/// gather until there are twice as many as wanted, when the worse half goes and the bar rises.
-#[inline(always)]
-fn select<T: Real>(scores: &[T], seen: &[u32], k: usize, best: &mut Candidates<T>) {
-    best.clear();
-    let room = (2 * k).max(k + LANES);
-    let mut bar = None;
-    // From gap to gap between the seen items.
-    let mut from = 0;
-    for &stop in seen.iter().chain([&(scores.len() as u32)]) {
-        let stop = stop as usize;
-        for (at, chunk) in (from..).step_by(LANES).zip(scores[from..stop].chunks(LANES)) {
-            if let Some(bar) = bar
-                && !beats(chunk, bar)
-            {
-                continue;
-            }
-            for (&score, item) in chunk.iter().zip(at as u32..) {
-                if bar.is_none_or(|bar| score > bar) {
-                    best.push((score, item));
-                }
-            }
-            if best.len() >= room {
-                let (_, &mut (kth, _), _) = best.select_nth_unstable_by(k - 1, better);
-                bar = (!kth.is_nan()).then_some(kth);
-                best.truncate(k);
-            }
-        }
-        from = stop + 1;
+            items[candidates.len()..].fill(u32::MAX);
+            values[candidates.len()..].fill(T::neg_infinity());
+        });
     }
-    if best.len() > k {
-        best.select_nth_unstable_by(k - 1, better);
-        best.truncate(k);
-    }
-    best.sort_unstable_by(better);
-}
-
-/// Whether any score is above `bar`: a tie comes later than what set the bar, so it loses.
-#[inline(always)]
-fn beats<T: Real>(chunk: &[T], bar: T) -> bool {
-    chunk.iter().fold(false, |any, &score| any | (score > bar))
 }
 
 /// Higher scores first, NaN last, and among equals the smaller index.
