@@ -4,8 +4,10 @@
 //! it was freed, is simply not found. An operation borrows all it needs from a table in one call, which
 //! splits buffers into disjoint slices: weights and bias may share one arena, and so may gradients.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, marker::PhantomData};
 
+use bytemuck::Pod;
+use memmap2::{MmapMut, MmapOptions};
 use rayon::prelude::*;
 use vaecf_core::{
     backend::{Buf, Fault, Mat, Result, Rows},
@@ -36,20 +38,46 @@ type Lent<A, B, const R: usize, const W: usize> = ([A; R], [B; W]);
 #[derive(Debug)]
 pub(crate) struct Table<E> {
     name: &'static str,
-    buffers: BTreeMap<u32, Vec<E>>,
+    buffers: BTreeMap<u32, Memory<E>>,
 }
 
-impl<E: bytemuck::Zeroable + Copy> Table<E> {
+/// The elements of one buffer, in memory of its own: pages straight from the system, huge ones where it
+/// has them. With ordinary pages, passes over hundreds of megabytes take twice as long.
+#[derive(Debug)]
+struct Memory<E> {
+    map: MmapMut,
+    elements: PhantomData<E>,
+}
+
+impl<E: Pod> Memory<E> {
+    /// Zeros; `None` where the system refuses.
+    fn zeroed(len: usize) -> Option<Self> {
+        let mut map = MmapOptions::new().len(len.checked_mul(size_of::<E>())?).map_anon().ok()?;
+        // A wish, not a need: without huge pages everything works the same.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        // The system gives zeros, but only when they are touched; what does not fit must show now.
+        map.fill(0);
+        Some(Self { map, elements: PhantomData })
+    }
+
+    fn all(&self) -> &[E] {
+        bytemuck::cast_slice(&self.map)
+    }
+
+    fn all_mut(&mut self) -> &mut [E] {
+        bytemuck::cast_slice_mut(&mut self.map)
+    }
+}
+
+impl<E: Pod> Table<E> {
     pub(crate) fn new(name: &'static str) -> Self {
         Self { name, buffers: BTreeMap::new() }
     }
 
     /// Makes a buffer of zeros; `None` where the allocator refuses.
     pub(crate) fn insert(&mut self, handle: u32, len: usize) -> Option<()> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).ok()?;
-        buffer.resize(len, E::zeroed());
-        self.buffers.insert(handle, buffer);
+        self.buffers.insert(handle, Memory::zeroed(len)?);
         Some(())
     }
 
@@ -60,7 +88,7 @@ impl<E: bytemuck::Zeroable + Copy> Table<E> {
     /// All of a buffer; no buffer is an empty span.
     pub(crate) fn whole(&self, buf: Buf) -> Result<Span> {
         let len = match self.buffers.get(&buf.0) {
-            Some(buffer) => buffer.len() as u64,
+            Some(buffer) => buffer.all().len() as u64,
             None if buf.is_none() => 0,
             None => return Err(Fault::Other(format!("{} is not a live handle of {}", buf.0, self.name))),
         };
@@ -98,7 +126,7 @@ impl<E: bytemuck::Zeroable + Copy> Table<E> {
         ascending.sort_unstable_by_key(|&i| writes[i].start);
         for (&handle, buffer) in &mut self.buffers {
             // What is written is cut out from left to right; the gaps between are there to be read.
-            let (mut rest, mut at) = (buffer.as_mut_slice(), 0);
+            let (mut rest, mut at) = (buffer.all_mut(), 0);
             for &i in ascending.iter().filter(|&&i| writes[i].buf.0 == handle && writes[i].len > 0) {
                 let Span { start, len, .. } = writes[i];
                 let skip = start.checked_sub(at).ok_or_else(overlap)?;

@@ -68,11 +68,15 @@ pub(crate) fn encode_sparse<T: Real>(
             || {
                 y.copy_from_slice(b.row(0));
                 let mut sum = Sum::new(y);
-                dropout.for_each(row, #[inline(always)] |at, d| {
-                    if d != T::zero() {
-                        sum.add(w.row(row.items[at] as usize), d);
-                    }
-                });
+                dropout.for_each(
+                    row,
+                    #[inline(always)]
+                    |at, d| {
+                        if d != T::zero() {
+                            sum.add(w.row(row.items[at] as usize), d);
+                        }
+                    },
+                );
                 sum.finish();
                 math::apply_curve(curve, y);
             },
@@ -171,7 +175,11 @@ fn draw<T: Real>(exec: Exec, x: Sparse<'_, T>, dropout: Dropout, offsets: &[usiz
         || {
             for (r, bounds) in offsets.windows(2).enumerate() {
                 let out = &mut out[bounds[0] - offsets[0]..bounds[1] - offsets[0]];
-                dropout.for_each(x.row(r), #[inline(always)] |at, d| out[at] = d);
+                dropout.for_each(
+                    x.row(r),
+                    #[inline(always)]
+                    |at, d| out[at] = d,
+                );
             }
         },
     );
