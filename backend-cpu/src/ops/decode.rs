@@ -239,14 +239,18 @@ pub(crate) fn recommend<T: Real>(
                 },
             );
             let data = &*data;
-            best.par_iter_mut().enumerate().for_each(|(r, best)| {
+            // Chunk after chunk, so that each thread reads memory in a row.
+            let share = rows.div_ceil(exec.threads);
+            best.par_chunks_mut(share).enumerate().for_each(|(number, best)| {
                 for (chunk, logits) in these.clone().zip(data.chunks(rows * width)) {
                     let (at, cols) = chunks.span(chunk);
-                    let scores = &logits[r * cols..][..cols];
-                    exec.wide(
-                        #[inline(always)]
-                        || best.look(scores, at as u32, cut.stretch(chunk, r).items, k),
-                    );
+                    for (r, best) in (number * share..).zip(&mut *best) {
+                        let scores = &logits[r * cols..][..cols];
+                        exec.wide(
+                            #[inline(always)]
+                            || best.look(scores, at as u32, cut.stretch(chunk, r).items, k),
+                        );
+                    }
                 }
             });
         }

@@ -65,30 +65,36 @@ impl<T: Real> Best<T> {
     /// Looks at the scores of consecutive items, the first of which is item `first`; the `seen` among
     /// them are left out. Rows are looked at from left to right.
     #[inline(always)]
-    pub(crate) fn look(&mut self, scores: &[T], first: u32, seen: &[u32], k: usize) {
-        let room = (2 * k).max(k + LANES);
-        // From gap to gap between the seen items.
-        let mut from = 0;
-        for stop in seen.iter().map(|&item| (item - first) as usize).chain([scores.len()]) {
-            for (at, chunk) in (from..).step_by(LANES).zip(scores[from..stop].chunks(LANES)) {
-                if let Some(bar) = self.bar
-                    && !chunk.iter().fold(false, |any, &score| any | (score > bar))
-                {
-                    continue;
+    pub(crate) fn look(&mut self, scores: &[T], first: u32, mut seen: &[u32], k: usize) {
+        let (blocks, rest) = scores.as_chunks::<LANES>();
+        let mut item = first;
+        for block in blocks {
+            if self.bar.is_none_or(|bar| block.iter().fold(false, |any, &score| any | (score > bar))) {
+                seen = self.gather(block, item, seen, k);
+            }
+            item += LANES as u32;
+        }
+        self.gather(rest, item, seen, k);
+    }
+
+    /// Takes in what beats the bar; returns the seen items that come later.
+    fn gather<'a>(&mut self, scores: &[T], first: u32, mut seen: &'a [u32], k: usize) -> &'a [u32] {
+        for (&score, item) in scores.iter().zip(first..) {
+            if self.bar.is_none_or(|bar| score > bar) {
+                while let Some((_, later)) = seen.split_first().filter(|(next, _)| **next < item) {
+                    seen = later;
                 }
-                for (&score, item) in chunk.iter().zip(first + at as u32..) {
-                    if self.bar.is_none_or(|bar| score > bar) {
-                        self.candidates.push((score, item));
-                    }
-                }
-                if self.candidates.len() >= room {
-                    let (_, &mut (kth, _), _) = self.candidates.select_nth_unstable_by(k - 1, better);
-                    self.bar = (!kth.is_nan()).then_some(kth);
-                    self.candidates.truncate(k);
+                if seen.first() != Some(&item) {
+                    self.candidates.push((score, item));
                 }
             }
-            from = stop + 1;
         }
+        if self.candidates.len() >= (2 * k).max(k + LANES) {
+            let (_, &mut (kth, _), _) = self.candidates.select_nth_unstable_by(k - 1, better);
+            self.bar = (!kth.is_nan()).then_some(kth);
+            self.candidates.truncate(k);
+        }
+        seen
     }
 
     /// Writes the `k` best of each row, in order; where fewer are left, `u32::MAX` and -inf.
