@@ -383,27 +383,44 @@ impl<B: Backend> Backend for Plain<B> {
     fn top_k(&mut self, sc: Mat, seen: Rows, k: u32, i: Buf, v: Buf) -> Result { self.0.top_k(sc, seen, k, i, v) }
 }
 
-/// More users than one block of logits holds: the blocks of the product, not only of tiny cases.
+/// More users than a block of logits holds, more items than a chunk, more chunks than groups: the
+/// division of real sizes, not only of tiny cases. It may not depend on the number of threads.
 #[test]
-fn many_users_take_several_blocks_and_agree() {
-    let (users, items, h) = (1100, 40, 9);
-    let rows = (0..users).map(|u| (0..items).filter(|i| (u * 7 + i * 3) % 11 < 2).collect::<Vec<u32>>());
-    let matrix = Matrix::from_rows(items, rows).unwrap();
-    let wave = |n: usize, f: f64| (0..n).map(|i| (i as f64 * f).sin()).collect::<Vec<f64>>();
-    let (g, w, b) = (wave(users as usize * h, 0.7), wave(h * items as usize, 1.3), wave(items as usize, 2.1));
-    let kind = Likelihood { kind: LikelihoodKind::Multinomial, seen: 1.0, unseen: 0.0 };
-    let mut cpu = Lab::new(Cpu::<f64>::new(Some(2)).unwrap(), 0.0);
-    assert!(cpu.backend.logits_rows(users, items) < users, "one block would prove nothing");
-    let ours = output_layer(&mut cpu, &matrix, kind, 5, h, &g, &w, &b);
-    let plain =
-        output_layer(&mut Lab::new(Plain(Cpu::<f64>::new(Some(1)).unwrap()), 0.0), &matrix, kind, 5, h, &g, &w, &b);
-    for (a, b) in ours.0.iter().zip(&plain.0) {
-        let biggest = b.iter().fold(1.0_f64, |a, x| a.max(x.abs()));
-        let tolerance =
-            Tolerance::new(Float::F64, Float::F64).terms(2000).magnitude(vec![biggest; b.len()]).factor(16.0);
-        compare(&**a, &**b, &tolerance).unwrap();
+fn many_users_and_items_are_divided_and_agree_with_the_definition() {
+    let kinds = [LikelihoodKind::Multinomial, LikelihoodKind::Gaussian, LikelihoodKind::Logistic];
+    for (users, items, h) in [(1100, 40, 9), (600, 1500, 5), (3, 24_000, 4), (1, 641, 1)] {
+        let events = |u: u32| (0..items).filter(move |i| (u * 7 + i * 3) % 11 < 2).collect::<Vec<u32>>();
+        let plain = Matrix::from_rows(items, (0..users).map(events)).unwrap();
+        let weights: Vec<f32> = (0..plain.events()).map(|i| 0.25 + (i % 5) as f32 / 8.0).collect();
+        let weighted =
+            Matrix::new(items, plain.indptr().to_vec(), plain.indices().to_vec(), Some(weights.into())).unwrap();
+        let wave = |n: usize, f: f64| (0..n).map(|i| (i as f64 * f).sin()).collect::<Vec<f64>>();
+        let (g, w, b) = (wave(users as usize * h, 0.7), wave(h * items as usize, 1.3), wave(items as usize, 2.1));
+        for (matrix, kind) in
+            [&plain, &weighted].into_iter().zip(kinds.windows(2)).flat_map(|(m, k)| [(m, k[0]), (m, k[1])])
+        {
+            let kind = Likelihood { kind, seen: 1.5, unseen: 0.5 };
+            let mut layer = |threads, plainly| {
+                let cpu = Cpu::<f64>::new(Some(threads)).unwrap();
+                match plainly {
+                    true => output_layer(&mut Lab::new(Plain(cpu), 0.0), matrix, kind, 5, h, &g, &w, &b),
+                    false => output_layer(&mut Lab::new(cpu, 0.0), matrix, kind, 5, h, &g, &w, &b),
+                }
+            };
+            let (ours, defined) = (layer(2, false), layer(1, true));
+            for (a, b) in ours.0.iter().zip(&defined.0) {
+                let biggest = b.iter().fold(1.0_f64, |a, x| a.max(x.abs()));
+                let terms = users.max(items) as usize;
+                let tolerance =
+                    Tolerance::new(Float::F64, Float::F64).terms(terms).magnitude(vec![biggest; b.len()]).factor(16.0);
+                compare(&**a, &**b, &tolerance).unwrap();
+            }
+            assert_eq!(ours.1, defined.1);
+            assert_eq!(ours, layer(1, false));
+            assert_eq!(ours, layer(40, false));
+        }
     }
-    assert_eq!(ours.1, plain.1);
+    assert!(Cpu::<f64>::new(Some(2)).unwrap().logits_rows(1100, 40) < 1100, "one block would prove nothing");
 }
 
 #[test]
