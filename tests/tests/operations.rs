@@ -396,11 +396,9 @@ fn many_users_and_items_are_divided_and_agree_with_the_definition() {
             Matrix::new(items, plain.indptr().to_vec(), plain.indices().to_vec(), Some(weights.into())).unwrap();
         let wave = |n: usize, f: f64| (0..n).map(|i| (i as f64 * f).sin()).collect::<Vec<f64>>();
         let (g, w, b) = (wave(users as usize * h, 0.7), wave(h * items as usize, 1.3), wave(items as usize, 2.1));
-        for (matrix, kind) in
-            [&plain, &weighted].into_iter().zip(kinds.windows(2)).flat_map(|(m, k)| [(m, k[0]), (m, k[1])])
-        {
+        for (matrix, kind) in kinds.into_iter().flat_map(|kind| [(&plain, kind), (&weighted, kind)]) {
             let kind = Likelihood { kind, seen: 1.5, unseen: 0.5 };
-            let mut layer = |threads, plainly| {
+            let layer = |threads, plainly| {
                 let cpu = Cpu::<f64>::new(Some(threads)).unwrap();
                 match plainly {
                     true => output_layer(&mut Lab::new(Plain(cpu), 0.0), matrix, kind, 5, h, &g, &w, &b),
