@@ -19,6 +19,11 @@ pub struct Gemm {
 }
 
 impl Gemm {
+    /// All three one after the other, as a step needs them.
+    pub fn together(self) -> f64 {
+        3.0 / (1.0 / self.forward + 1.0 / self.grad_weight + 1.0 / self.grad_input)
+    }
+
     /// The best of the three: what the crate can do on this machine.
     pub fn best(self) -> f64 {
         self.forward.max(self.grad_weight).max(self.grad_input)

@@ -196,26 +196,33 @@ impl fmt::Display for Figures {
             self.device, self.precision
         )?;
         writeln!(f)?;
-        writeln!(f, "{:<44} {:>15} {:>15}", "users/s, median of rounds [min, max]", "training", "inference")?;
+        let names = self.peers.iter().map(|s| s.name.len() + "vaecf / ".len());
+        let wide = names.max().unwrap_or(0).max(36);
+        writeln!(f, "{:<wide$} {:>22} {:>22}", "users/s, median of rounds [min, max]", "training", "inference")?;
         for s in [&self.ours].into_iter().chain(&self.peers) {
             let show = |m: Median| format!("{:.0} [{:.0}, {:.0}]", m.median, m.min, m.max);
-            writeln!(f, "{:<44} {:>22} {:>22}", s.name, show(s.train), show(s.infer))?;
+            writeln!(f, "{:<wide$} {:>22} {:>22}", s.name, show(s.train), show(s.infer))?;
         }
         for s in &self.peers {
             let (train, infer) = (self.ours.train.median / s.train.median, self.ours.infer.median / s.infer.median);
-            writeln!(f, "{:<44} {train:>21.2}x {infer:>21.2}x", format!("vaecf / {}", s.name))?;
+            writeln!(f, "{:<wide$} {train:>21.2}x {infer:>21.2}x", format!("vaecf / {}", s.name))?;
         }
         writeln!(f)?;
         writeln!(
             f,
-            "gemm crate alone, GFLOP/s: forward {:.0}, weight gradient {:.0}, input gradient {:.0}",
-            gemm.forward, gemm.grad_weight, gemm.grad_input
+            "gemm crate alone, GFLOP/s: forward {:.0}, weight gradient {:.0}, input gradient {:.0}; together {:.0}",
+            gemm.forward,
+            gemm.grad_weight,
+            gemm.grad_input,
+            gemm.together()
         )?;
         writeln!(
             f,
-            "a training step is {:.2} GFLOP at {:.0} GFLOP/s: {:.0} % of the crate's best rate",
+            "a training step is {:.2} GFLOP at {:.0} GFLOP/s: {:.0} % of what the crate alone does on its products, \
+             {:.0} % of the crate's best",
             self.step_gflop,
             self.step_gflops,
+            100.0 * self.step_gflops / gemm.together(),
             100.0 * self.step_gflops / gemm.best()
         )?;
         writeln!(f)?;

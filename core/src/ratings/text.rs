@@ -110,10 +110,16 @@ impl Reader<'_> {
             (b, 1) => format!("`{}`", char::from(b)),
             (b, _) => format!("`{0}{0}`", char::from(b)),
         };
-        self.format = format!(
-            "table, delimiter {delimiter_name}, {}; {described}",
-            if header { "with a header" } else { "no header" }
-        );
+        // Words above words may be a header or an event; nothing in the file tells them apart.
+        let words = self.options.header.is_none() && first.iter().all(|field| field.parse::<f64>().is_err());
+        let header_name = match header {
+            true => "with a header".to_owned(),
+            false if words => {
+                format!("no header (`{}` counts as an event; if it is a header, --header true)", first.join(" "))
+            }
+            false => "no header".to_owned(),
+        };
+        self.format = format!("table, delimiter {delimiter_name}, {header_name}; {described}");
         for column in [&mut columns.user, &mut columns.item, &mut columns.value, &mut columns.time] {
             *column = column.saturating_mul(step);
         }
