@@ -29,7 +29,7 @@ use vaecf_core::{
     math::Real,
 };
 
-/// Users whose logits are held at once: as good as any larger number from 250 on.
+/// Users whose logits are held at once: the products are as fast as with any larger number.
 const BLOCK: usize = 512;
 
 /// Bytes that a block of logits may take up where the catalogue is huge.
@@ -144,9 +144,11 @@ impl<T: Real> Backend for Cpu<T> {
             precision: format!("f{}", 8 * bytes),
             master: T::MASTER,
             memory: available_memory(),
+            host_memory: true,
             act_bytes: bytes,
             weight_bytes: bytes,
             align: ALIGN,
+            loss_scale: 1.0,
             deterministic: true,
             capture: false,
         }

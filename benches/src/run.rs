@@ -219,7 +219,7 @@ impl fmt::Display for Figures {
         writeln!(
             f,
             "a training step is {:.2} GFLOP at {:.0} GFLOP/s: {:.0} % of what the crate alone does on its products, \
-             {:.0} % of the crate's best",
+             {:.0} % of the crate's best rate",
             self.step_gflop,
             self.step_gflops,
             100.0 * self.step_gflops / gemm.together(),

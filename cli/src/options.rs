@@ -3,6 +3,7 @@
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
 
 use clap::{ArgAction, Args, ColorChoice, Parser, ValueEnum};
+use vaecf_core::ratings::{Format as Form, ReadOptions};
 
 use crate::commands::Command;
 
@@ -97,5 +98,63 @@ pub(crate) fn color_of(typed: &[OsString]) -> ColorChoice {
         _ if std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty()) => ColorChoice::Never,
         _ if std::io::stderr().is_terminal() => ColorChoice::Auto,
         _ => ColorChoice::Never,
+    }
+}
+
+/// How files of ratings are read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct Reading {
+    /// The form of the files, where their content does not tell: table, dat, list, netflix, msweb, parquet
+    #[arg(long, value_name = "FORM")]
+    input_format: Option<Form>,
+    /// What stands between the columns of a table; `tab` is a tab
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    delimiter: Option<char>,
+    /// Whether a table has a header
+    #[arg(long, value_name = "BOOL")]
+    header: Option<bool>,
+    /// Whether `"` around a field quotes it, or is a character like any other
+    #[arg(long, value_name = "BOOL")]
+    quoting: Option<bool>,
+    /// The column of users: a name, or a number from 1
+    #[arg(long, value_name = "COLUMN")]
+    user: Option<String>,
+    /// The column of items
+    #[arg(long, value_name = "COLUMN")]
+    item: Option<String>,
+    /// The column of values
+    #[arg(long, value_name = "COLUMN")]
+    value: Option<String>,
+    /// The column of times
+    #[arg(long, value_name = "COLUMN")]
+    time: Option<String>,
+    /// Count lines that cannot be read instead of stopping
+    #[arg(long)]
+    skip_bad_lines: bool,
+}
+
+impl Reading {
+    pub(crate) fn options(&self) -> ReadOptions {
+        ReadOptions {
+            format: self.input_format,
+            delimiter: self.delimiter,
+            header: self.header,
+            quoting: self.quoting,
+            user: self.user.clone(),
+            item: self.item.clone(),
+            value: self.value.clone(),
+            time: self.time.clone(),
+            skip_bad_lines: self.skip_bad_lines,
+        }
+    }
+}
+
+fn delimiter(text: &str) -> Result<char, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("tab" | "\\t", ..) => Ok('\t'),
+        (_, Some(one), None) => Ok(one),
+        _ => Err("one character, or tab".into()),
     }
 }

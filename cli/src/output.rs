@@ -136,6 +136,7 @@ pub(crate) fn vacant(path: &Path, force: bool) -> Result<()> {
     let refusal = match path.metadata() {
         Ok(found) if !found.is_file() => "it is not a file; name one, or leave it out to write to standard output",
         Ok(_) if !force => "it exists; choose another, or add --force to replace it",
+        Err(_) if !files::folder_of(path).exists() => "there is no such folder to write it to; make it first",
         _ => return Ok(()),
     };
     Err(Error::usage(format!("{}: {refusal}", path.display())))

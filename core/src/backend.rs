@@ -201,7 +201,10 @@ pub struct StepParams {
     pub correction2: f64,
 }
 
-/// The dynamic loss scale, kept by the device: `adam` reads and writes it, nothing else does.
+/// The dynamic loss scale (Micikevicius et al. 2018, section 3.2), kept by the device: `adam` reads and
+/// writes it, nothing else does. A backend that scales starts at [`Info::loss_scale`], halves the scale
+/// with every update that is skipped, and doubles it when its number of finite updates in a row is
+/// reached; both set `good` to zero. The whole state is in the run's checkpoint.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable, serde::Serialize, serde::Deserialize)]
 pub struct ScaleState {
@@ -272,12 +275,16 @@ pub struct Info {
     pub master: Master,
     /// Bytes that can still be allocated, where known.
     pub memory: Option<u64>,
+    /// That memory is the host's own, so what the host keeps counts against it, too.
+    pub host_memory: bool,
     /// Bytes per element of role [`Role::Act`].
     pub act_bytes: u32,
     /// Bytes per element of role [`Role::Weight`], half copy included.
     pub weight_bytes: u32,
     /// Row strides of weights and activations are multiples of this many elements.
     pub align: u32,
+    /// The loss scale that a new run starts with; 1 where this backend does not scale.
+    pub loss_scale: f32,
     /// The same calls give the same bits.
     pub deterministic: bool,
     /// [`Backend::capture_begin`], [`Backend::capture_end`] and [`Backend::replay`] work.
@@ -357,12 +364,10 @@ pub trait Backend: Send {
     /// `n = x / |x|_2` over the whole row (an empty row stays zero); `d = n * m / keep`, with `m` one
     /// Bernoulli(keep) draw per (update, user, item). `w` is `[I, H]`, `b` is `[1, H]`.
     /// Liang et al. 2018, eq. 2 with the input dropout of section 2.4.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result;
 
     /// Gradient of the first layer: `dw[I, H] = d^T dy`, `db[1, H] = colsum(dy)`, every cell written
     /// (zero for items outside the batch). The mask is drawn again.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
     fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, noise: Noise, step: Buf, dw: Mat, db: Mat) -> Result;
 
     /// `y[B, N] = curve(x[B, M] w[M, N] + b[1, N])`.
@@ -381,7 +386,6 @@ pub trait Backend: Send {
 
     /// `dmu = dz + beta mu`, `dlogvar = 1/2 dz eps exp(logvar / 2) + beta / 2 (exp(logvar) - 1)`,
     /// written to `dstats[B, 2K]`; `beta` is that of the step, times the loss scale.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
     fn sample_latent_grad(
         &mut self,
         x: Rows,
@@ -403,7 +407,6 @@ pub trait Backend: Send {
     ///
     /// `g = dw * grad_factor / scale`, plus `l2 * w` for the first `decayed` elements (weights; biases
     /// come after). Where any gradient is not finite nothing but `scale` changes: `skipped` grows.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result;
 
     /// The `k` best items of each row of `scores[B, I]`, best first, to `items[r * k..]` and
@@ -424,7 +427,6 @@ pub trait Backend: Send {
 
     /// Output layer, likelihood and their gradients: `loss`, `dw[H, I]`, `db[1, I]`, and
     /// `dg[B, H]`, the gradient before `decode.curve`.
-    #[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
     fn decode_loss_grad(
         &mut self,
         x: Rows,
@@ -453,7 +455,8 @@ pub trait Backend: Send {
         self.top_k(logits, seen, k, items, values)
     }
 
-    /// Calls from here to [`Backend::capture_end`] are recorded, not run. Legal inside: every
+    /// Calls from here to [`Backend::capture_end`] are recorded, not run. The trainer captures a step
+    /// on a full batch and replays it from then on; a graph lives as long as the backend. Legal inside: every
     /// operation; not legal: `alloc`, `free`, `upload`, `download`, `sync`.
     fn capture_begin(&mut self) -> Result {
         Err(Fault::Unsupported("capture"))

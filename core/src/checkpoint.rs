@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use safetensors::{Dtype, SafeTensors, View};
@@ -60,6 +61,9 @@ pub struct Card {
     pub items: u32,
     /// Users it was trained on.
     pub users: u32,
+    /// Whether their events had weights: so should the histories it ranks for.
+    #[serde(default)]
+    pub weighted: bool,
     /// Checksum (CRC-32) of `items.csv`.
     pub items_crc32: u32,
     /// Checksum (CRC-32) of the training histories; going on with others is refused.
@@ -117,19 +121,27 @@ impl ModelFolder {
         self.dir.join(TRAINING).exists()
     }
 
-    /// Refuses a folder that holds something already, unless it may be replaced.
+    /// Refuses a folder that holds something already, unless that is a model and may be replaced.
     ///
     /// # Errors
     /// Says what could be done instead.
     pub fn vacant(&self, force: bool) -> Result<()> {
-        let occupied = std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some());
-        if occupied && !force {
-            return Err(Error::usage(format!(
-                "{}: the folder is not empty; choose another, add --force to replace what is there, or --resume to go on",
-                self.dir.display()
-            )));
+        let shown = self.dir.display();
+        let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        // A run that was killed early has no more than its items.
+        let known =
+            |name: &String| [WEIGHTS, TRAINING, CONFIG, ITEMS].contains(&&**name) || name.starts_with(files::DRAFT);
+        let ours = names.iter().all(known) || self.card().is_ok();
+        match (names.is_empty(), ours, force) {
+            (true, ..) | (_, true, true) => Ok(()),
+            (_, true, false) => Err(Error::usage(format!(
+                "{shown}: there is a model in this folder; choose another, add --force to replace it, or --resume to go on"
+            ))),
+            (_, false, _) => {
+                Err(Error::usage(format!("{shown}: the folder holds something that is not a model; choose another")))
+            }
         }
-        Ok(())
     }
 
     /// Begins a run: makes the folder and writes what does not change.
@@ -157,6 +169,7 @@ impl ModelFolder {
             train: train.clone(),
             items: data.train.items(),
             users: data.train.users(),
+            weighted: data.train.values().is_some(),
             items_crc32: crc32fast::hash(&items),
             data_crc32: fingerprint(data),
             best: None,
@@ -185,7 +198,7 @@ impl ModelFolder {
     pub fn card(&self) -> Result<Card> {
         let path = self.dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::data(format!(
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Error::data(format!(
                 "{}: there is no model in this folder ({CONFIG} is missing); `vaecf train` makes one",
                 self.dir.display()
             )),
@@ -225,9 +238,9 @@ impl ModelFolder {
             serde_json::to_string(&snapshot.progress).map_err(|e| Error::failure(format!("{TRAINING}: {e}")))?;
         let mut groups =
             vec![("weights/", &snapshot.weights), ("m/", &snapshot.moments[0]), ("v/", &snapshot.moments[1])];
-        groups.extend(snapshot.best.as_ref().map(|best| ("best/", best)));
+        groups.extend(snapshot.best.as_deref().map(|best| ("best/", best)));
         write_tensors(&self.dir.join(TRAINING), &groups, BTreeMap::from([("progress".into(), progress)]))?;
-        self.write_weights(snapshot.best.as_ref().unwrap_or(&snapshot.weights))
+        self.write_weights(snapshot.best.as_deref().unwrap_or(&snapshot.weights))
     }
 
     /// Reads a run, to go on with it. One that ended before its first checkpoint has no snapshot, and
@@ -256,7 +269,7 @@ impl ModelFolder {
         let mut group = |name: &str| groups.remove(name).ok_or_else(|| here(format!("there are no tensors {name}*")));
         let (weights, moments) = (group("weights/")?, [group("m/")?, group("v/")?]);
         let best = match progress.best {
-            Some(_) => Some(group("best/")?),
+            Some(_) => Some(Arc::new(group("best/")?)),
             None => None,
         };
         Ok((card, Some(Snapshot { progress, weights, moments, best })))
@@ -402,6 +415,10 @@ fn write_tensors(path: &Path, groups: &[(&str, &Tensors)], mut metadata: BTreeMa
         safetensors::SafeTensorError::IoError(e) => failed(&e),
         e => Error::failure(format!("{}: {e}", path.display())),
     })?;
+    // The crate's file is private; a result is as readable as any new file.
+    let plain = std::fs::File::create(temporary.path().join("plain")).and_then(|f| f.metadata());
+    let mode = plain.map_err(|e| failed(&e))?.permissions();
+    std::fs::set_permissions(&draft, mode).map_err(|e| failed(&e))?;
     std::fs::File::open(&draft).and_then(|f| f.sync_all()).map_err(|e| failed(&e))?;
     std::fs::rename(&draft, path).map_err(|e| failed(&e))?;
     files::sync_folder(&folder);

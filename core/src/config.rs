@@ -140,7 +140,7 @@ pub struct TrainConfig {
     pub kl_steps: f64,
     /// Epochs between validations.
     pub validate_every: u32,
-    /// What validation looks at, and the best checkpoint maximises.
+    /// What validation looks at, and the best checkpoint is best at.
     pub metric: String,
     /// Validations without a better figure after which training stops; 0 never stops early.
     pub patience: u32,

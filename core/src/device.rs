@@ -406,7 +406,7 @@ const ACT: &[Role] = &[Role::Act];
 ///
 /// # Errors
 /// A wrong shape is reported as a bug; otherwise what the backend reports.
-#[allow(missing_docs, clippy::missing_errors_doc, clippy::too_many_arguments, reason = "described in Backend")]
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "described in Backend")]
 impl Queue<'_> {
     fn check(&self, op: &'static str) -> Check<'_> {
         Check { state: &self.state, op, fault: None }

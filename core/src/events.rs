@@ -273,6 +273,14 @@ impl Rows {
         &self.items[self.span(user)]
     }
 
+    /// The values of a user's items, where they were kept.
+    ///
+    /// # Panics
+    /// Where there is no such user.
+    pub fn row_values(&self, user: u32) -> Option<&[f32]> {
+        self.values.as_ref().map(|values| &values[self.span(user)])
+    }
+
     /// Where the events of a user lie.
     pub(crate) fn span(&self, user: u32) -> std::ops::Range<usize> {
         self.starts[user as usize] as usize..self.starts[user as usize + 1] as usize

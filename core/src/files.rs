@@ -18,21 +18,19 @@ pub(crate) const DRAFT: &str = ".writing-";
 /// What `fill` or the file system reports.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let failed = |e: &std::io::Error| Error::io("writing", path, e);
-    let mut temporary = tempfile::NamedTempFile::with_prefix_in(DRAFT, folder_of(path)).map_err(|e| failed(&e))?;
+    let folder = folder_of(path);
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private; a result is as readable as any new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.prefix(DRAFT).tempfile_in(&folder).map_err(|e| failed(&e))?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut writer)?;
     writer.flush().map_err(|e| failed(&e))?;
     drop(writer);
     temporary.as_file_mut().sync_all().map_err(|e| failed(&e))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private; results are as readable as any new file.
-        let mode = fs::Permissions::from_mode(0o644);
-        temporary.as_file().set_permissions(mode).map_err(|e| failed(&e))?;
-    }
     temporary.persist(path).map_err(|e| failed(&e.error))?;
-    sync_folder(&folder_of(path));
+    sync_folder(&folder);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! invariants where it is made: row starts ascend from 0 to the number of events, item indices are
 //! below the item count and ascend strictly within a row, weights are finite and not negative.
 
-use std::{ops::Deref, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use sprs::{CsMatI, CsMatViewI};
 
@@ -136,6 +136,26 @@ impl Matrix {
             indptr.push(end as u64);
         }
         Self::new(items, indptr, indices, None)
+    }
+
+    /// A matrix of rows of items and their weights, in any order; of repeats the last counts. Where it
+    /// is not `weighted` all weights are one.
+    ///
+    /// # Errors
+    /// Where an item is not below `items`, or a weight is negative or not finite.
+    pub fn from_pairs<R: IntoIterator<Item = (u32, f32)>>(
+        items: u32,
+        rows: impl IntoIterator<Item = R>,
+        weighted: bool,
+    ) -> Result<Self> {
+        let (mut indptr, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in rows {
+            let row: BTreeMap<u32, f32> = row.into_iter().collect();
+            indices.extend(row.keys());
+            values.extend(row.values());
+            indptr.push(indices.len() as u64);
+        }
+        Self::new(items, indptr, indices, weighted.then(|| values.into()))
     }
 
     /// Users, the rows.

@@ -117,6 +117,11 @@ impl Measure {
         !matches!(self, Self::RPrecision | Self::Rmse | Self::Mae)
     }
 
+    /// Whether a smaller value is the better one: errors, and how much the lists favour a few items.
+    pub fn smaller_is_better(self) -> bool {
+        matches!(self, Self::Popularity | Self::Gini | Self::Rmse | Self::Mae)
+    }
+
     fn graded(self) -> bool {
         matches!(self, Self::DcgGraded | Self::NdcgGraded)
     }

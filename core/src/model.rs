@@ -187,17 +187,15 @@ impl Model {
         let decode = self.decode(q, z, space)?;
 
         // Backward. `dy` is the gradient before the curve of the layer being left.
-        let n = space.decoded.len();
-        let d_decoded: Vec<Mat> = run.d_decoded.iter().map(top).collect();
         let d_latent = top(&run.d_latent);
-        let mut dy = *d_decoded.last().unwrap_or(&d_latent);
+        let mut dy = run.d_decoded.last().map_or(d_latent, top);
         let (dw, db) = grad(self.output());
         q.decode_loss_grad(x, decode, self.config.likelihood(), step, scale, run.nll.1, dw, db, dy)?;
-        for at in (0..n).rev() {
+        for at in (0..space.decoded.len()).rev() {
             let layer = &self.layout.decoder[at];
             let (input, curve, dx) = match at {
                 0 => (z, self.latent_curve(), d_latent),
-                _ => (top(&space.decoded[at - 1]), self.layout.decoder[at - 1].curve, d_decoded[at - 1]),
+                _ => (top(&space.decoded[at - 1]), self.layout.decoder[at - 1].curve, top(&run.d_decoded[at - 1])),
             };
             let (w, _) = self.parameters(layer);
             let (dw, db) = grad(layer);
@@ -393,7 +391,10 @@ impl RunState {
         Ok(Self {
             gradient: device.alloc(Role::Grad, len)?,
             moments: [device.alloc(Role::Moment, len)?, device.alloc(Role::Moment, len)?],
-            scale: device::scale_buffer(device, &ScaleState::default())?,
+            scale: device::scale_buffer(
+                device,
+                &ScaleState { scale: device.info().loss_scale, ..ScaleState::default() },
+            )?,
             d_encoded: space.encoded[..if sampled { n } else { n - 1 }].iter().map(like).collect::<Result<_>>()?,
             d_latent: like(space.latent.as_ref().unwrap_or(&space.encoded[n - 1]))?,
             d_decoded: space.decoded.iter().map(like).collect::<Result<_>>()?,

@@ -91,9 +91,9 @@ impl Manifest {
     /// Where the folder is not one, or was written by a newer version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if dir.is_dir() && !path.exists() {
+        if dir.exists() && !path.exists() {
             return Err(Error::data(format!(
-                "{}: this is not a prepared data set, {MANIFEST} is missing; make one with `vaecf prepare`",
+                "{0}: this is not a prepared data set; make one with `vaecf prepare {0} -o data/`",
                 dir.display()
             )));
         }

@@ -7,16 +7,18 @@
 //! | gzip, zstd, zip, tar, one in another | what is inside; of a zip, a tar or a folder the files named like ratings (`ratings.csv`, `ratings.dat`, `u.data`, `mv_*.txt`, `combined_data_*.txt`) |
 //! | `PAR1` | Parquet; columns by name or number |
 //! | a first line like `17:` | Netflix: `item:`, then `user,rating,date` |
-//! | `::` between fields | MovieLens `ratings.dat` |
+//! | `::` between fields, and no other delimiter cuts as well | MovieLens `ratings.dat` |
 //! | `I,4,"www.microsoft.com",...` | the A, C and V records of UCI msweb |
 //! | tabs, commas, semicolons or pipes | a table; with a header, columns are found by common names; without, they are user, item, value, time |
-//! | words between spaces | LightGCN lists: `user item item ...` |
+//! | words between spaces | LightGCN lists: `user item item ...`, or a user alone |
 //!
 //! Ids are opaque: `7` and `07` differ. Blanks around a field do not count. Text that is not UTF-8 is
 //! taken for Windows-1252, the usual superset of Latin-1. A row without user or item is dropped and
 //! counted; a row that cannot be read is an error that names file and line, unless bad lines are
-//! skipped. Only columns that are needed are read: without threshold, weights or a split by time,
-//! values and times may hold anything.
+//! skipped. Quotes enclose fields, unless the first rows are all equally long without quotes and leave one
+//! open; a user, item, value or time that runs over lines was no field in quotes, and makes a bad line.
+//! Only columns that are needed are read: without threshold, weights or a split by time, values and times
+//! may hold anything.
 
 mod columns;
 mod parquet;
@@ -76,6 +78,9 @@ pub struct ReadOptions {
     pub delimiter: Option<char>,
     /// Whether a table has a header.
     pub header: Option<bool>,
+    /// Whether quotes enclose fields of a table or of msweb, `"a, b"`, or are plain characters. In other
+    /// forms they are plain always.
+    pub quoting: Option<bool>,
     /// The column of users: a name, or a number from 1.
     pub user: Option<String>,
     /// The column of items.
@@ -185,6 +190,12 @@ impl<'a> Id<'a> {
         integer(field).map_or(Self::Text(field), Self::Integer)
     }
 
+    /// Integers are not looked through, which keeps the usual case fast.
+    #[inline]
+    fn breaks(self) -> bool {
+        matches!(self, Self::Text(bytes) if breaks(bytes))
+    }
+
     #[inline]
     fn number(self, ids: &mut Ids) -> Result<u32> {
         match self {
@@ -192,6 +203,11 @@ impl<'a> Id<'a> {
             Self::Text(bytes) => ids.number(&decode(bytes)),
         }
     }
+}
+
+/// Whether a field goes over several lines.
+fn breaks(field: &[u8]) -> bool {
+    field.trim_ascii().iter().any(|b| matches!(b, b'\n' | b'\r'))
 }
 
 fn decode(bytes: &[u8]) -> Cow<'_, str> {
@@ -220,7 +236,8 @@ impl Reader<'_> {
         self.keep.threshold.is_some() || self.keep.values
     }
 
-    /// One row; fields that are not needed are not looked at. Says what is wrong with it, if anything.
+    /// One row; fields that are not needed are not looked at. Says what is wrong with it, if anything;
+    /// `quote` where an id runs over lines.
     #[inline]
     fn row(&mut self, user: &[u8], item: &[u8], value: &[u8], time: &[u8]) -> Result<Option<&'static str>> {
         let value = if self.needs_value() {
@@ -241,11 +258,18 @@ impl Reader<'_> {
         };
         let (user, item) = (user.trim_ascii(), item.trim_ascii());
         if user.is_empty() || item.is_empty() {
+            if breaks(user) || breaks(item) {
+                return Ok(Some("quote"));
+            }
             self.report.rows += 1;
             self.report.missing_id += 1;
             return Ok(None);
         }
-        self.event(Id::of(user), Id::of(item), value, time)
+        let (user, item) = (Id::of(user), Id::of(item));
+        if user.breaks() || item.breaks() {
+            return Ok(Some("quote"));
+        }
+        self.event(user, item, value, time)
     }
 
     /// One row whose fields are known to be there.

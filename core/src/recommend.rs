@@ -33,6 +33,11 @@ impl Catalogue {
         set(denied, false);
         Self { denied: (0..items).filter(|&i| !keep[i as usize]).collect() }
     }
+
+    /// How many of `items` there are left to recommend.
+    pub fn left(&self, items: u32) -> u32 {
+        items - self.denied.len() as u32
+    }
 }
 
 /// Ranks histories with a model, a batch at a time, in memory that does not grow with their number.
@@ -59,7 +64,12 @@ impl<'a> Recommender<'a> {
         k: u32,
         batch: u32,
     ) -> Result<Self> {
-        let left = model.items() - catalogue.denied.len() as u32;
+        let left = catalogue.left(model.items());
+        if left == 0 {
+            return Err(Error::usage(
+                "no item is left to recommend: the model knows none of those allowed, or all are denied",
+            ));
+        }
         if k == 0 || k > left {
             return Err(Error::usage(format!(
                 "{k} recommendations a user: choose 1 to {left}, the items there are to recommend"

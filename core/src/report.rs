@@ -209,7 +209,9 @@ impl fmt::Display for Evaluation {
             self.users_scored, self.users_without_target
         )?;
 
-        if let [first, _, ..] = self.by_activity.as_slice() {
+        if let [first, _, ..] = self.by_activity.as_slice()
+            && !first.metrics.is_empty()
+        {
             let column = |title: &str, cell: &dyn Fn(&ActivityGroup) -> String| {
                 std::iter::once(title.to_string()).chain(self.by_activity.iter().map(cell)).collect::<Vec<_>>()
             };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    backend::Master,
     error::{Error, Result},
     layout::{Layout, Parameter},
 };
@@ -48,6 +49,14 @@ pub struct Tensor {
 pub struct Tensors(pub BTreeMap<String, Tensor>);
 
 impl Tensors {
+    /// The precision of the numbers; none where there are none.
+    pub(crate) fn master(&self) -> Option<Master> {
+        self.0.values().next().map(|tensor| match tensor.values {
+            Values::F32(_) => Master::F32,
+            Values::F64(_) => Master::F64,
+        })
+    }
+
     /// Takes the parameters of a layout out of an arena.
     pub(crate) fn gather<T: Copy>(layout: &Layout, arena: &[T], wrap: impl Fn(Vec<T>) -> Values) -> Self {
         let tensor = |p: &Parameter| {

@@ -5,13 +5,14 @@
 
 use std::{
     ops::ControlFlow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backend::{Master, ScaleState},
+    backend::{Graph, Master, ScaleState},
     config::{ModelConfig, TrainConfig},
     dataset::Dataset,
     device::{Device, DeviceMatrix, UserList},
@@ -41,6 +42,10 @@ pub struct Plan {
     pub activations: u64,
     /// Bytes of the histories, the order of users and their losses.
     pub data: u64,
+    /// Bytes of the host's copies: the best weights, and what a checkpoint holds while it is written.
+    pub host: u64,
+    /// Whether these count against `available`: the device has no memory of its own.
+    pub host_memory: bool,
     /// Bytes the device has left, where known.
     pub available: Option<u64>,
 }
@@ -80,13 +85,17 @@ impl Plan {
             moments: 2 * layout.len * master,
             activations: act * u64::from(info.act_bytes),
             data: rows(&data.train) + validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
+            // Best weights; weights, two moments.
+            host: 4 * layout.count() * master,
+            host_memory: info.host_memory,
             available: device.memory(),
         })
     }
 
-    /// All bytes together.
+    /// All bytes on the device together.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.activations + self.data
+        let host = if self.host_memory { self.host } else { 0 };
+        self.weights + self.gradients + self.moments + self.activations + self.data + host
     }
 
     /// Refuses a run that cannot fit.
@@ -99,12 +108,13 @@ impl Plan {
             Some(available) if self.total() > available => Err(Error::new(
                 crate::error::Kind::Device,
                 format!(
-                    "this run needs {:.2} GiB ({:.2} for the model and its moments, {:.2} for activations, {:.2} for data) \
-                     and {:.2} GiB are free: use a smaller batch, fewer hidden units, or a threshold that keeps fewer items",
+                    "this run needs {:.2} GiB ({:.2} for the model and its moments, {:.2} for activations, {:.2} for data, \
+                     {:.2} for checkpoints) and {:.2} GiB are free: use a smaller batch, fewer hidden units, or a threshold that keeps fewer items",
                     gib(self.total()),
                     gib(self.weights + self.gradients + self.moments),
                     gib(self.activations),
                     gib(self.data),
+                    gib(if self.host_memory { self.host } else { 0 }),
                     gib(available)
                 ),
             )),
@@ -120,8 +130,8 @@ pub struct Best {
     pub epoch: u32,
     /// The figure.
     pub value: f64,
-    /// Its standard error over users.
-    pub standard_error: f64,
+    /// Its standard error over users; none where the metric is no mean over users.
+    pub standard_error: Option<f64>,
 }
 
 /// Where a run stands. With the weights and moments of the same moment, it can go on.
@@ -155,7 +165,7 @@ pub struct Snapshot {
     /// Adam's moments.
     pub moments: [Tensors; 2],
     /// The weights of the best validation, where there was one.
-    pub best: Option<Tensors>,
+    pub best: Option<Arc<Tensors>>,
 }
 
 /// A look at a run that is under way.
@@ -249,10 +259,15 @@ pub struct Trainer {
     space: Workspace,
     run: RunState,
     judge: Option<Judge>,
+    metric: Metric,
     progress: Progress,
-    best: Option<Tensors>,
+    best: Option<Arc<Tensors>>,
     /// Position in the epoch up to which losses are summed in `progress`.
     counted: u32,
+    /// Time and users of training since the observer was last shown the pace.
+    looked: (Duration, u32),
+    /// The step on a full batch, on devices that can capture it.
+    graph: Option<Graph>,
 }
 
 impl Trainer {
@@ -306,11 +321,20 @@ impl Trainer {
             space,
             run,
             judge,
+            metric,
             progress: Progress::default(),
             best: None,
             counted: 0,
+            looked: (Duration::ZERO, 0),
+            graph: None,
         };
         if let Some(snapshot) = snapshot {
+            if snapshot.weights.master() != Some(device.info().master) {
+                return Err(Error::usage(format!(
+                    "the run began in another precision than {}; go on with the one it began with (--precision)",
+                    device.info().precision
+                )));
+            }
             trainer.run.set_moments(&trainer.model, &snapshot.moments)?;
             // Nothing computes with the best weights, but they become the result.
             snapshot.best.as_ref().map(|best| best.scatter(trainer.model.layout())).transpose()?;
@@ -395,10 +419,8 @@ impl Trainer {
         let (users, batch, base) = (self.data.users(), self.space.batch(), self.base());
         let order = random::permutation(self.config.seed, stream::ORDER, self.progress.epoch, users);
         self.order.write(base, &order)?;
-        let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
         let (start, from) = (Instant::now(), self.progress.batch * batch);
-        let (mut looked, mut seen) = (start, from);
-
+        let mut clock = start;
         for first in (from..users).step_by(batch as usize) {
             if observer.stop() {
                 self.count_losses(first)?;
@@ -407,27 +429,26 @@ impl Trainer {
             let count = batch.min(users - first);
             let update = self.progress.update.checked_add(1).ok_or_else(|| Error::usage("too many updates"))?;
             self.space.set_step(&schedule::step(&self.config, update, base + first, count))?;
-            let rows = self.data.listed(&self.order, 0, count);
-            let device = self.model.device().clone();
-            self.model.learn(&mut device.queue(), rows, noise, &self.space, &self.run)?;
+            self.learn(count)?;
             self.progress.update = update;
             self.progress.batch += 1;
 
-            if looked.elapsed() >= LOOK {
+            self.looked = (self.looked.0 + clock.elapsed(), self.looked.1 + count);
+            clock = Instant::now();
+            if self.looked.0 >= LOOK {
                 let before = (self.progress.nll, self.progress.kl, self.counted);
                 self.count_losses(first + count)?;
                 let n = f64::from(self.counted - before.2);
                 let kl_weight = schedule::kl_weight(&self.config, update);
-                let pace = Pace {
+                let (time, users_seen) = std::mem::take(&mut self.looked);
+                observer.pace(&Pace {
                     epoch: self.progress.epoch + 1,
                     epochs: self.config.epochs,
                     users: first + count,
                     of_users: users,
                     loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
-                    users_per_second: f64::from(first + count - seen) / looked.elapsed().as_secs_f64(),
-                };
-                observer.pace(&pace);
-                (looked, seen) = (Instant::now(), first + count);
+                    users_per_second: f64::from(users_seen) / time.as_secs_f64(),
+                });
             }
         }
         self.count_losses(users)?;
@@ -460,6 +481,26 @@ impl Trainer {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// One update. Every full batch issues the same calls, so they are captured where that is possible.
+    fn learn(&mut self, count: u32) -> Result<()> {
+        let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
+        let rows = self.data.listed(&self.order, 0, count);
+        let device = self.model.device().clone();
+        let mut queue = device.queue();
+        if !device.info().capture || count < self.space.batch() {
+            return self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
+        }
+        let graph = match self.graph {
+            Some(graph) => graph,
+            None => {
+                queue.capture_begin()?;
+                self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
+                *self.graph.insert(queue.capture_end()?)
+            }
+        };
+        queue.replay(graph)
+    }
+
     /// Adds the losses up to position `to` of the epoch to the sums, in order.
     fn count_losses(&mut self, to: u32) -> Result<()> {
         let from = std::mem::replace(&mut self.counted, to);
@@ -472,8 +513,8 @@ impl Trainer {
             return Ok(());
         }
         Err(Error::failure(format!(
-            "the loss is not finite in epoch {} (update {}): training diverged; use a smaller learning rate, \
-             or resume from the last checkpoint with one",
+            "the loss is not finite in epoch {} (update {}): training diverged; begin a new run with a smaller \
+             learning rate",
             self.progress.epoch + 1,
             self.progress.update
         )))
@@ -482,15 +523,18 @@ impl Trainer {
     fn validate(&mut self, report: &mut EpochReport) -> Result<()> {
         let Some(judge) = &self.judge else { return Ok(()) };
         let evaluation = judge.evaluate(&self.model)?;
-        let measured = evaluation.metrics.first().and_then(|m| Some((m.value?, m.standard_error.unwrap_or(0.0))));
+        let measured = evaluation.metrics.first().and_then(|m| Some((m.value?, m.standard_error)));
         let Some((value, standard_error)) = measured else { return Ok(()) };
         let now = Best { epoch: report.epoch, value, standard_error };
         report.validation = Some(now);
-        report.is_best = self.progress.best.is_none_or(|best| value > best.value);
+        report.is_best = self.progress.best.is_none_or(|best| match self.metric.measure().smaller_is_better() {
+            true => value < best.value,
+            false => value > best.value,
+        });
         if report.is_best {
             self.progress.best = Some(now);
             self.progress.stale = 0;
-            self.best = Some(self.model.weights()?);
+            self.best = Some(Arc::new(self.model.weights()?));
         } else {
             self.progress.stale += 1;
         }

@@ -65,7 +65,10 @@ fn the_order_of_users_in_the_file_changes_nothing() {
 /// and in the number of their targets, training users pair for pair.
 #[test]
 fn ml_1m_is_that_of_the_published_files() {
-    let (Some(ratings), Some(files)) = (data("ml-1m/ratings.csv.zst"), data("ml-1m-pro_sg")) else { return };
+    let test = "ml_1m_is_that_of_the_published_files";
+    let (Some(ratings), Some(files)) = (data(test, "ml-1m/ratings.csv.zst"), data(test, "ml-1m-pro_sg")) else {
+        return;
+    };
     let (ours, report) = prepare(ratings.into(), &published(600)).unwrap();
     let (theirs, _) = prepare(files.into(), &PrepareOptions::default()).unwrap();
     assert_eq!((report.read.rows, report.split.users, report.split.items), (1_000_209, 6034, 3533));
@@ -98,7 +101,7 @@ fn ml_1m_is_that_of_the_published_files() {
 /// The held-out parts of the published ML-20M split, of which only the targets are at hand.
 #[test]
 fn ml_20m_targets_have_the_published_shape() {
-    let Some(pieces) = data("ml-20m-pieces") else { return };
+    let Some(pieces) = data("ml_20m_targets_have_the_published_shape", "ml-20m-pieces") else { return };
     for (file, targets) in [("validation_te.csv.zst", 142_514), ("test_te.csv.zst", 139_775)] {
         let (dataset, _) = prepare(pieces.join(file).into(), &common::all()).unwrap();
         assert_eq!(dataset.train.events(), targets);
@@ -329,8 +332,8 @@ fn netflix_blocks_have_their_sizes() {
 #[test]
 fn netflix_has_its_published_sizes() {
     if std::env::var_os("VAECF_FULL").is_none() {
-        eprintln!("skipped: the full size of Netflix takes long; set VAECF_FULL=1 to run it");
-        return;
+        let reason = "the full size takes long; set VAECF_FULL=1 to run it";
+        return common::skipped("netflix_has_its_published_sizes", reason);
     }
     netflix(Sizes {
         rows: 100_480_507,

@@ -5,7 +5,7 @@ mod common;
 
 use std::io::Write;
 
-use common::{all, bytes, data, message, pairs, text};
+use common::{all, bytes, cases, data, message, pairs, text};
 use flate2::{Compression, write::GzEncoder};
 use parquet::{
     data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type},
@@ -137,7 +137,7 @@ fn forms(rows: &[Row]) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn every_form_says_the_same(rows in rows()) {
@@ -229,22 +229,86 @@ proptest! {
         let _ = common::bytes(&[starts[start], &bytes].concat(), &PrepareOptions { read, ..over_three() });
     }
 
-    /// Nor do files that were whole once.
+    /// Nor do files that were whole once, and none takes long.
     #[test]
     fn damaged_files_are_ratings_or_an_error(
         rows in rows(),
         form in any::<prop::sample::Index>(),
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        edits in prop::collection::vec(edit(), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
+        skip_bad_lines in any::<bool>(),
+        values in any::<bool>(),
     ) {
-        let forms = forms(&rows[..rows.len().min(20)]);
-        let (_, mut bytes) = forms[form.index(forms.len())].clone();
-        edits.iter().for_each(|(at, byte)| {
-            let at = at.index(bytes.len());
-            bytes[at] = *byte;
-        });
-        cut.iter().for_each(|at| bytes.truncate(at.index(bytes.len())));
-        let _ = common::bytes(&bytes, &over_three());
+        let rows = &rows[..rows.len().min(20)];
+        let mut forms = forms(rows);
+        forms.extend(more_forms(rows));
+        let (form, mut bytes) = forms.swap_remove(form.index(forms.len()));
+        edits.iter().for_each(|edit| edit.make(&mut bytes));
+        cut.iter().for_each(|at| bytes.truncate(at.index(bytes.len() + 1)));
+        let read = ReadOptions { skip_bad_lines, ..ReadOptions::default() };
+        let from = std::time::Instant::now();
+        let _ = common::bytes(&bytes, &PrepareOptions { read, ..if values { over_three() } else { all() } });
+        prop_assert!(from.elapsed().as_secs() < 10, "{} took {:?}", form, from.elapsed());
+    }
+}
+
+/// The forms that have no values, and containers around other forms than tables.
+fn more_forms(rows: &[Row]) -> Vec<(&'static str, Vec<u8>)> {
+    let lists: String =
+        rows.chunks(3).map(|c| c.iter().fold(c[0].0.to_string(), |l, r| format!("{l} {}", r.1)) + "\n").collect();
+    let visits: String = rows.iter().map(|r| format!("C,\"{0}\",{0}\nV,{1},1\n", r.0, r.1)).collect();
+    let dat: String = rows.iter().map(|(u, i, v, t)| format!("{u}::{i}::{v}::{t}\n")).collect();
+    let netflix: String = rows.iter().map(|(u, i, v, _)| format!("{i}:\n{u},{v},2005-09-06\n")).collect();
+    vec![
+        ("lists in zstd", zstd::encode_all(lists.as_bytes(), 3).unwrap()),
+        ("lists", lists.into_bytes()),
+        ("msweb", format!("I,4,\"www.microsoft.com\",\"x\"\nA,1,1,\"a\",\"/a\"\n{visits}").into_bytes()),
+        ("ratings.dat in zip", zip(&[("ml/ratings.dat", dat.as_bytes())])),
+        ("Netflix in tar", tar("x/combined_data_1.txt", netflix.as_bytes())),
+        ("Parquet in zip", zip(&[("ratings.parquet", &parquet_of(rows))])),
+    ]
+}
+
+/// What may happen to the bytes of a file.
+#[derive(Clone, Debug)]
+enum Edit {
+    Set(prop::sample::Index, u8),
+    Flip(prop::sample::Index, u8),
+    Insert(prop::sample::Index, Vec<u8>),
+    Delete(prop::sample::Index, usize),
+    /// Bytes from one place, again at another.
+    Repeat(prop::sample::Index, usize, prop::sample::Index),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let at = || any::<prop::sample::Index>();
+    // What means something to some reader comes often.
+    let byte = || prop_oneof![any::<u8>(), prop::sample::select(&b"\"\n\r,;|\t: \0\xff09"[..])];
+    prop_oneof![
+        (at(), byte()).prop_map(|(at, byte)| Edit::Set(at, byte)),
+        (at(), 0..8_u8).prop_map(|(at, bit)| Edit::Flip(at, bit)),
+        (at(), prop::collection::vec(byte(), 1..9)).prop_map(|(at, bytes)| Edit::Insert(at, bytes)),
+        (at(), 1..40_usize).prop_map(|(at, n)| Edit::Delete(at, n)),
+        (at(), 1..40_usize, at()).prop_map(|(from, n, to)| Edit::Repeat(from, n, to)),
+    ]
+}
+
+impl Edit {
+    fn make(&self, bytes: &mut Vec<u8>) {
+        let len = bytes.len();
+        let place = |at: &prop::sample::Index| at.index(len.max(1));
+        let end = |from: usize, n: usize| (from + n).min(len);
+        match self {
+            _ if len == 0 => {}
+            Self::Set(at, byte) => bytes[place(at)] = *byte,
+            Self::Flip(at, bit) => bytes[place(at)] ^= 1 << bit,
+            Self::Insert(at, new) => drop(bytes.splice(place(at)..place(at), new.iter().copied())),
+            Self::Delete(at, n) => drop(bytes.drain(place(at)..end(place(at), *n))),
+            Self::Repeat(from, n, to) => {
+                let again = bytes[place(from)..end(place(from), *n)].to_vec();
+                drop(bytes.splice(place(to)..place(to), again));
+            }
+        }
     }
 }
 
@@ -357,8 +421,124 @@ fn a_quote_left_open_is_found() {
     let start: &[u8] = b"user,item\n1,2\n3,\"4\n";
     let stream = Box::new(std::io::Read::chain(start, Endless));
     let source = vaecf_core::ratings::Source::Stream("stdin".to_owned(), stream);
-    let error = message(prepare(Input::Ratings(vec![source]), &all()));
+    let read = ReadOptions { quoting: Some(true), ..ReadOptions::default() };
+    let error = message(prepare(Input::Ratings(vec![source]), &PrepareOptions { read, ..all() }));
     assert!(error.starts_with("stdin:3: a line of more than 64 MiB"), "{error}");
+}
+
+/// Quotes that enclose nothing lose no rows: near the top they are told by the content, further down
+/// they are a bad line.
+#[test]
+fn quotes_that_enclose_nothing_lose_no_rows() {
+    let rows = |quotes: &[usize]| -> String {
+        let item = |n: usize| if quotes.contains(&n) { format!("\"Heroes {n}") } else { format!("Lost {n}") };
+        (0..8000).map(|n| format!("u{n}\t{}\t{}\n", item(n), 1 + n % 5)).collect()
+    };
+    for quotes in [&[0][..], &[7], &[99, 2500], &[150, 151, 7999]] {
+        for file in [rows(quotes), format!("user\titem\trating\n{}", rows(quotes))] {
+            for file in [file.replace('\n', "\r\n"), file] {
+                let (dataset, report) = text(&file, &all()).unwrap();
+                assert_eq!((report.read.rows, dataset.train.events()), (8000, 8000), "{quotes:?}");
+                assert!(dataset.items.iter().any(|item| item == format!("\"Heroes {}", quotes[0])));
+                let format = &report.read.sources[0].format;
+                assert!(format.contains("quotes are plain characters"), "{format}");
+            }
+        }
+    }
+    // Beyond the sample of 64 KiB: rows 7400 and 7500 open and close one field.
+    let read = |quoting, skip_bad_lines| ReadOptions { quoting, skip_bad_lines, ..ReadOptions::default() };
+    for (end, options) in [("\n", over_three()), ("\r\n", all())] {
+        let file = format!("user\titem\trating\n\n{}", rows(&[7400, 7500])).replace('\n', end);
+        assert_eq!(
+            message(text(&file, &options)),
+            "stdin:7403: a quote opens a field and 101 lines are one row; --quoting false reads quotes as plain \
+             characters; correct the file, or leave such lines out with --skip-bad-lines"
+        );
+        let (_, report) = text(&file, &PrepareOptions { read: read(None, true), ..options.clone() }).unwrap();
+        assert_eq!((report.read.rows, report.read.bad_lines), (7899, 1));
+        let (_, report) = text(&file, &PrepareOptions { read: read(Some(false), false), ..options }).unwrap();
+        assert_eq!((report.read.rows, report.read.bad_lines), (8000, 0));
+    }
+    // One that is never closed takes the rest of the file.
+    let file = format!("user\titem\trating\n{}", rows(&[7400]));
+    for file in [file.trim_end(), &file, &file.replace('\n', "\r\n"), file.replace('\n', "\r\n").trim_end()] {
+        let error = message(text(file, &over_three()));
+        assert!(error.starts_with("stdin:7402: a quote opens a field and 600 lines are one row"), "{error}");
+    }
+}
+
+#[test]
+fn quotes_that_enclose_fields_stay_what_they_are() {
+    // Every row has a comma in quotes, so without quoting the rows are equally long as well.
+    let names: String = (0..50).map(|n| format!("{n},\"Doe, John {n}\",5\n")).collect();
+    let (dataset, report) = text(&names, &all()).unwrap();
+    assert!(dataset.items.iter().all(|item| item.starts_with("Doe, John")));
+    assert!(!report.read.sources[0].format.contains("plain characters"), "{:?}", report.read.sources);
+    let plain = ReadOptions { quoting: Some(false), ..ReadOptions::default() };
+    let (dataset, _) = text(&names, &PrepareOptions { read: plain, ..all() }).unwrap();
+    assert!(dataset.items.iter().all(|item| item == "\"Doe"));
+    // Reviews run over lines as they like, where they are not read.
+    let reviews: String = (0..3000).map(|n| format!("u{n},i{},4,\"good,\nas \"\"{n}\"\"\n\nsaid\"\n", n % 7)).collect();
+    for file in [format!("user,item,rating,review\n{reviews}"), reviews] {
+        let (dataset, report) = text(&file, &over_three()).unwrap();
+        assert_eq!((report.read.rows, dataset.train.events(), dataset.items.len()), (3000, 3000, 7));
+    }
+}
+
+/// Blank lines and either line end count as the lines that they are.
+#[test]
+fn bad_lines_are_counted_as_editors_count() {
+    for end in ["\n", "\r\n"] {
+        for last in ["", end] {
+            let file = "user,item,rating,text\n\n1,2,4,\"a\nb\"\n\n\n1,2,x,y\n1,2,z,y".replace('\n', end) + last;
+            let error = message(text(&file, &over_three()));
+            assert!(error.starts_with("stdin:7: `x`") && error.contains("stdin:8: `z`"), "{end:?} {error}");
+        }
+    }
+}
+
+#[test]
+fn lists_may_begin_with_users_without_items() {
+    let pair = |user: &str, item: &str| (user.to_owned(), item.to_owned());
+    for (file, events) in [
+        ("0\n1 5 6 7\n2 5 8 6\n", 6),
+        ("0\n1\n2 \n3 5 6\n4 7\n", 3),
+        ("0\r\n1 5\r\n2 5\r\n", 2),
+        ("alice\nbob x y\ncarol z\n", 3),
+        ("1 5\n2 6\n3\n", 2),
+    ] {
+        let (dataset, report) = text(file, &all()).unwrap();
+        assert!(report.read.sources[0].format.starts_with("lists"), "{file:?}");
+        assert_eq!(dataset.train.events(), events, "{file:?}");
+    }
+    assert_eq!(pairs(&text("0\n1 5\n2 6\n", &all()).unwrap().0), [pair("1", "5"), pair("2", "6")]);
+    // A number of rows above rows is no user, and a title no list.
+    for file in ["3\n1 5 6\n1 6 6\n2 5 7\n", "ratings\n1 5 6\n2 6 6\n", "0\n1\n2\n"] {
+        assert!(message(text(file, &all())).contains("it cannot be told which column"), "{file:?}");
+    }
+}
+
+#[test]
+fn two_colons_delimit_only_where_nothing_else_does() {
+    let items = ["Foo::Bar", "Std::Vec", "plain", "a::b::c", "2001:db8::1", "x::y"];
+    let ids: String = items.iter().enumerate().map(|(n, item)| format!("p{n},{item}\n")).collect();
+    for delimiter in [",", "\t", ";"] {
+        let (dataset, _) = text(&ids.replace(',', delimiter), &all()).unwrap();
+        assert_eq!((dataset.users.len(), dataset.items.len()), (6, 6));
+        assert!(dataset.items.iter().all(|item| items.contains(&item)));
+    }
+    for (file, format) in [
+        ("1::5\n2::6\n", "`::`"),
+        ("1::Toy Story, The (1995)::5::9\n2::Heat::4::9\n", "`::`"),
+        ("1::Alien: Covenant::5::9\n2::Alien::4::9\n2:1::A:::4::9\n", "`::`"),
+        ("1::5::4::9\n2::6::4\n3::6::4::9\n", "`::`"),
+    ] {
+        let (dataset, report) = text(file, &all()).unwrap();
+        assert!(report.read.sources[0].format.contains(format), "{file:?}");
+        assert_eq!(dataset.train.events(), file.lines().count() as u64, "{file:?}");
+    }
+    let (dataset, _) = text("1::Alien: Covenant::5::9\n2::Heat::4::9\n3::M::1::9\n", &over_three()).unwrap();
+    assert_eq!(dataset.items.iter().collect::<Vec<_>>(), ["Alien: Covenant", "Heat"]);
 }
 
 #[test]
@@ -400,7 +580,7 @@ fn real_files_have_their_known_sizes() {
         ("online-retail/transactions.csv.zst", all(), 4372, 3684, 267_615),
     ];
     for (file, options, users, items, events) in cases {
-        let Some(path) = data(file) else { continue };
+        let Some(path) = data("real_files_have_their_known_sizes", file) else { continue };
         let (dataset, report) = prepare(path.into(), &options).unwrap();
         let found = (dataset.train.users(), dataset.train.items(), dataset.train.events());
         assert_eq!(found, (users, items, events), "{file}");

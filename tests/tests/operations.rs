@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::Step;
 use proptest::{collection::vec, prelude::*};
 use vaecf_core::{
     backend::{
@@ -11,7 +12,8 @@ use vaecf_core::{
     },
     math::Real,
     matrix::Matrix,
-    random::stream,
+    random::{Generator, stream},
+    tensors::{Tensors, Values},
 };
 use vaecf_cpu::Cpu;
 use vaecf_tests::compare::{Float, Tolerance, compare, scalar};
@@ -259,6 +261,38 @@ proptest! {
         }
     }
 
+    /// The whole loss, all members, in a random direction of all weights at once. Relu has no
+    /// gradient at its kink; it is among the operations above.
+    #[test]
+    fn the_gradient_of_the_whole_loss_is_its_central_difference(mut case in common::case(), direction in any::<u64>()) {
+        if case.config.curve == Curve::Relu {
+            case.config.curve = Curve::Tanh;
+        }
+        let learn = |weights: Option<&Tensors>| {
+            common::learn_from(&case, Box::new(Cpu::<f64>::new(Some(1)).unwrap()), weights).unwrap()
+        };
+        let step = learn(None);
+        let mut random = Generator::new(direction, stream::SYNTHETIC, 0);
+        let mut slope = 0.0;
+        let along: Vec<(String, Vec<f64>)> = step.gradient.0.iter().map(|(name, gradient)| {
+            let gradient = common::values(gradient);
+            let way: Vec<f64> = gradient.iter().map(|_| random.normal()).collect();
+            slope += dot(&gradient, &way);
+            (name.clone(), way)
+        }).collect();
+        let loss = |h: f64| {
+            let mut weights = step.before.clone();
+            for (name, way) in &along {
+                let Values::F64(values) = &mut weights.0.get_mut(name).unwrap().values else { unreachable!("f64") };
+                values.iter_mut().zip(way).for_each(|(w, d)| *w += h * d);
+            }
+            let Step { nll, kl, .. } = learn(Some(&weights));
+            nll.iter().zip(&kl).map(|(nll, kl)| nll + case.beta * kl).sum::<f64>()
+        };
+        let h = 1e-5;
+        near(&[slope], &[(loss(h) - loss(-h)) / (2.0 * h)])?;
+    }
+
     /// The output layer in blocks is the output layer at once: the override against the definition.
     #[test]
     fn blocks_agree_with_the_definition(
@@ -330,7 +364,6 @@ fn ranking<T: Real>(matrix: &Matrix, scores: &[f64], k: u32, masked: bool) -> (V
 }
 
 /// Loss, gradients and recommendations of the output layer.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads")]
 fn output_layer<B: Backend>(
     lab: &mut Lab<B>,
     matrix: &Matrix,

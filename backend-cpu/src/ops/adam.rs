@@ -12,7 +12,6 @@ use crate::Exec;
 const CHUNK: usize = 1 << 15;
 
 /// Updates weights and moments, unless a gradient is not finite. The first `decayed` elements decay.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn adam<T: Real>(
     exec: Exec,
     w: &mut [T],

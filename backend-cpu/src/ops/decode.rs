@@ -1,5 +1,5 @@
-//! The output layer with what follows it, in blocks of users and chunks of items: what is computed is
-//! used while it is still in the cache, and no matrix of batch times items is held.
+//! The output layer with what follows it, in blocks of users and chunks of items: a chunk is used
+//! while it is still in the cache, and only one block of logits is held, however large the batch.
 
 use rayon::prelude::*;
 use vaecf_core::{
@@ -99,7 +99,6 @@ fn chunk_of<T: Real>(data: &mut [T], rows: usize, cols: usize) -> ViewMut<'_, T>
 }
 
 /// Output layer, likelihood and all gradients.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn decode_loss_grad<T: Real>(
     exec: Exec,
     x: Sparse<'_, T>,
@@ -199,7 +198,6 @@ pub(crate) fn decode_loss_grad<T: Real>(
 }
 
 /// Output layer and the best items.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn recommend<T: Real>(
     exec: Exec,
     layer: Layer<'_, T>,
@@ -230,12 +228,6 @@ pub(crate) fn recommend<T: Real>(
                     let (at, cols) = chunks.span(chunk);
                     let mut f = chunk_of(logits, rows, cols);
                     multiply(&mut Target::of(&mut f), false, g.plain(), w.columns(at, cols).plain(), threads);
-                    for r in 0..rows {
-                        exec.wide(
-                            #[inline(always)]
-                            || add(f.row_mut(r), &b.row(0)[at..at + cols]),
-                        );
-                    }
                 },
             );
             let data = &*data;
@@ -244,11 +236,12 @@ pub(crate) fn recommend<T: Real>(
             best.par_chunks_mut(share).enumerate().for_each(|(number, best)| {
                 for (chunk, logits) in these.clone().zip(data.chunks(rows * width)) {
                     let (at, cols) = chunks.span(chunk);
+                    let bias = &b.row(0)[at..at + cols];
                     for (r, best) in (number * share..).zip(&mut *best) {
-                        let scores = &logits[r * cols..][..cols];
+                        let logits = &logits[r * cols..][..cols];
                         exec.wide(
                             #[inline(always)]
-                            || best.look(scores, at as u32, cut.stretch(chunk, r).items, k),
+                            || best.look(logits, bias, at as u32, cut.stretch(chunk, r).items, k),
                         );
                     }
                 }

@@ -49,7 +49,6 @@ impl Dropout {
 }
 
 /// `y = curve(d w + b)`.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn encode_sparse<T: Real>(
     exec: Exec,
     x: Sparse<'_, T>,
@@ -85,7 +84,6 @@ pub(crate) fn encode_sparse<T: Real>(
 }
 
 /// `dw = d^T dy`, `db = colsum(dy)`. Each item's row is summed by one thread, users ascending.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn encode_sparse_grad<T: Real>(
     exec: Exec,
     x: Sparse<'_, T>,

@@ -31,7 +31,6 @@ pub(crate) fn sample_latent<T: Real>(
 }
 
 /// The gradient of both; `beta` weighs the divergence.
-#[allow(clippy::too_many_arguments, reason = "an operation takes what it reads and writes")]
 pub(crate) fn sample_latent_grad<T: Real>(
     exec: Exec,
     x: Sparse<'_, T>,

@@ -10,12 +10,15 @@ use crate::{
     memory::{Sparse, View},
 };
 
-/// Scores that are looked at together.
-const LANES: usize = 32;
+/// Scores that are passed over together.
+const WIDE: usize = 64;
+
+/// Scores that are looked at together where one of those is worth it.
+const LANES: usize = 16;
 
 /// The best items of one row among those looked at.
 ///
-/// Items that do not beat the k-th best so far are passed over, [`LANES`] at a time; the others
+/// Items that do not beat the k-th best so far are passed over, [`WIDE`] at a time; the others
 /// gather until there are twice as many as wanted, when the worse half goes and the bar rises.
 #[derive(Clone, Debug)]
 pub(crate) struct Best<T> {
@@ -38,11 +41,11 @@ pub(crate) fn top_k<T: Real>(
     if k == 0 {
         return;
     }
-    let best = Best::start(scratch, scores.rows);
+    let (best, bias) = (Best::start(scratch, scores.rows), vec![T::zero(); scores.cols]);
     best.par_iter_mut().enumerate().for_each(|(r, best)| {
         exec.wide(
             #[inline(always)]
-            || best.look(scores.row(r), 0, seen.row(r).items, k),
+            || best.look(scores.row(r), &bias, 0, seen.row(r).items, k),
         );
     });
     Best::finish(best, k, items, values);
@@ -62,24 +65,36 @@ impl<T: Real> Best<T> {
         best
     }
 
-    /// Looks at the scores of consecutive items, the first of which is item `first`; the `seen` among
-    /// them are left out. Rows are looked at from left to right.
+    /// Looks at the scores of consecutive items, `logits + bias`, the first of which is item `first`; the
+    /// `seen` among them are left out. Rows are looked at from left to right.
     #[inline(always)]
-    pub(crate) fn look(&mut self, scores: &[T], first: u32, mut seen: &[u32], k: usize) {
-        let (blocks, rest) = scores.as_chunks::<LANES>();
+    pub(crate) fn look(&mut self, logits: &[T], bias: &[T], first: u32, mut seen: &[u32], k: usize) {
+        let above =
+            |bar: T, logits: &[T], bias: &[T]| logits.iter().zip(bias).fold(false, |any, (&f, &b)| any | (f + b > bar));
         let mut item = first;
-        for block in blocks {
-            if self.bar.is_none_or(|bar| block.iter().fold(false, |any, &score| any | (score > bar))) {
-                seen = self.gather(block, item, seen, k);
+        for (logits, bias) in logits.chunks(WIDE).zip(bias.chunks(WIDE)) {
+            // A fixed length, so that it takes no loop.
+            let passed = self.bar.is_some_and(|bar| match (logits.try_into(), bias.try_into()) {
+                (Ok::<&[T; WIDE], _>(logits), Ok::<&[T; WIDE], _>(bias)) => !above(bar, logits, bias),
+                _ => false,
+            });
+            if !passed {
+                let mut item = item;
+                for (logits, bias) in logits.chunks(LANES).zip(bias.chunks(LANES)) {
+                    if self.bar.is_none_or(|bar| above(bar, logits, bias)) {
+                        seen = self.gather(logits, bias, item, seen, k);
+                    }
+                    item += logits.len() as u32;
+                }
             }
-            item += LANES as u32;
+            item += logits.len() as u32;
         }
-        self.gather(rest, item, seen, k);
     }
 
     /// Takes in what beats the bar; returns the seen items that come later.
-    fn gather<'a>(&mut self, scores: &[T], first: u32, mut seen: &'a [u32], k: usize) -> &'a [u32] {
-        for (&score, item) in scores.iter().zip(first..) {
+    fn gather<'a>(&mut self, logits: &[T], bias: &[T], first: u32, mut seen: &'a [u32], k: usize) -> &'a [u32] {
+        for ((&f, &b), item) in logits.iter().zip(bias).zip(first..) {
+            let score = f + b;
             if self.bar.is_none_or(|bar| score > bar) {
                 while let Some((_, later)) = seen.split_first().filter(|(next, _)| **next < item) {
                     seen = later;

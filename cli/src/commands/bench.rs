@@ -13,7 +13,7 @@ use vaecf_cpu::Cpu;
 use super::Context;
 use crate::{
     options::{Global, Precision},
-    output::{Done, Format, print, print_json},
+    output::{Done, Format, print, print_json, vacant},
 };
 
 /// Measure training and inference: users per second, time per operation, beside the limit of this machine
@@ -39,7 +39,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Items recommended to a user in inference
-    #[arg(short, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long = "top", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
     /// A Python with torch and numpy, to run the PyTorch peer beside
     #[arg(long, value_name = "PYTHON")]
@@ -47,6 +47,9 @@ pub(crate) struct Bench {
     /// Write the figures as JSON
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Replace the file that is there
+    #[arg(long)]
+    force: bool,
     /// How to print them
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -66,6 +69,9 @@ fn shape(text: &str) -> std::result::Result<Shape, String> {
 
 impl Bench {
     pub(crate) fn run(&self, context: &Context) -> Done {
+        if let Some(path) = &self.output {
+            vacant(path, self.force)?;
+        }
         let matrix = match &self.data {
             Some(folder) => Dataset::open(folder)?.train,
             None => {

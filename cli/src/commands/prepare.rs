@@ -7,12 +7,13 @@ use serde_json::json;
 use vaecf_core::{
     Result,
     prepare::{self, Held, Input, PrepareOptions, PrepareReport},
-    ratings::{Format as Form, ReadOptions, Source},
+    ratings::Source,
     split::{Filter, HeldOut, Split, Threshold},
 };
 
 use super::Context;
 use crate::{
+    options::Reading,
     output::{Done, Format, Table, grouped, print, print_json, write_text},
     run_file,
 };
@@ -45,30 +46,8 @@ pub(crate) struct Prepare {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 
-    /// The form of the files, where their content does not tell: table, dat, list, netflix, msweb, parquet
-    #[arg(long, value_name = "FORM", help_heading = "Reading")]
-    input_format: Option<Form>,
-    /// What stands between the columns of a table; `tab` is a tab
-    #[arg(long, value_name = "CHAR", value_parser = delimiter, help_heading = "Reading")]
-    delimiter: Option<char>,
-    /// Whether a table has a header
-    #[arg(long, value_name = "BOOL", help_heading = "Reading")]
-    header: Option<bool>,
-    /// The column of users: a name, or a number from 1
-    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
-    user: Option<String>,
-    /// The column of items
-    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
-    item: Option<String>,
-    /// The column of values
-    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
-    value: Option<String>,
-    /// The column of times
-    #[arg(long, value_name = "COLUMN", help_heading = "Reading")]
-    time: Option<String>,
-    /// Count lines that cannot be read instead of stopping
-    #[arg(long, help_heading = "Reading")]
-    skip_bad_lines: bool,
+    #[command(flatten)]
+    reading: Reading,
 
     /// Which values count, such as `>3.5` or `>=4`
     #[arg(long, value_name = "LIMIT", help_heading = "Filters")]
@@ -133,15 +112,6 @@ enum Kind {
     Time,
     /// Nothing is held out
     None,
-}
-
-fn delimiter(text: &str) -> std::result::Result<char, String> {
-    let mut chars = text.chars();
-    match (text, chars.next(), chars.next()) {
-        ("tab" | "\\t", ..) => Ok('\t'),
-        (_, Some(one), None) => Ok(one),
-        _ => Err("one character, or tab".into()),
-    }
 }
 
 impl Prepare {
@@ -225,16 +195,7 @@ impl Prepare {
             Kind::None => Split::All,
         };
         Ok(PrepareOptions {
-            read: ReadOptions {
-                format: self.input_format,
-                delimiter: self.delimiter,
-                header: self.header,
-                user: self.user.clone(),
-                item: self.item.clone(),
-                value: self.value.clone(),
-                time: self.time.clone(),
-                skip_bad_lines: self.skip_bad_lines,
-            },
+            read: self.reading.options(),
             threshold: self.threshold,
             weights: self.weights,
             filter: Filter { min_user: self.min_user, min_item: self.min_item, k_core: self.k_core },
@@ -251,25 +212,20 @@ pub(crate) fn kept(report: &PrepareReport) -> String {
         flow.row([format!("{} ({})", source.name, source.format), grouped(source.rows)]);
     }
     let (read, split) = (&report.read, &report.split);
-    let mut dropped = |what: &str, count: u64| {
+    let dropped = |flow: &mut Table, what: &str, count: u64| {
         if count > 0 {
             flow.row([format!("  {what}"), format!("-{}", grouped(count))]);
         }
     };
-    dropped("no user or item", read.missing_id);
-    dropped("below the threshold", read.below_threshold);
-    dropped("repeats of a pair (one event, the last value)", report.repeats);
-    dropped("items with too few events", split.rare_item);
-    dropped("users with too few events", split.rare_user);
+    dropped(&mut flow, "no user or item", read.missing_id);
+    dropped(&mut flow, "below the threshold", read.below_threshold);
+    dropped(&mut flow, "repeats of a pair (one event, the last value)", report.repeats);
+    dropped(&mut flow, "items with too few events", split.rare_item);
+    dropped(&mut flow, "users with too few events", split.rare_user);
     flow.row(["events kept".into(), grouped(split.events)]);
-    let mut dropped = |what: &str, count: u64| {
-        if count > 0 {
-            flow.row([format!("  {what}"), format!("-{}", grouped(count))]);
-        }
-    };
-    dropped("held-out events on items that no training user has", split.unknown_item);
-    dropped("held-out events of users without training events", split.unknown_user);
-    dropped("targets that are in the history too", split.already_seen);
+    dropped(&mut flow, "held-out events on items that no training user has", split.unknown_item);
+    dropped(&mut flow, "held-out events of users without training events", split.unknown_user);
+    dropped(&mut flow, "targets that are in the history too", split.already_seen);
     if read.bad_lines > 0 {
         flow.row(["lines skipped because they cannot be read".into(), grouped(read.bad_lines)]);
     }

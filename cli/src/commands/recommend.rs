@@ -2,14 +2,13 @@
 
 use std::{
     collections::HashMap,
-    io::{BufWriter, Write},
+    io::{BufRead, BufWriter, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use vaecf_core::{
     Error, Result,
     checkpoint::{ModelFolder, SavedModel},
@@ -19,14 +18,19 @@ use vaecf_core::{
     matrix::Matrix,
     ratings::{self, Keep, ReadOptions, Source},
     recommend::{Catalogue, Recommendation, Recommender},
+    split::Threshold,
 };
 
 use super::{Context, evaluate, train};
 use crate::{
     interrupt,
+    options::Reading,
     output::{Done, Stop, Table, Ui, grouped, stdout_failed, vacant},
     sheet::{self, Column, Sheet},
 };
+
+/// What some editors put before a text.
+const MARK: &str = "\u{feff}";
 
 /// How many unknown ids a message shows.
 const SHOWN: usize = 5;
@@ -38,8 +42,9 @@ const SHOWN: usize = 5;
 
 Histories come from a file in any form that `vaecf prepare` reads (rows of user and item in any order, lists,
 Parquet), from a prepared data set (--data, --users), or as JSON on standard input: [\"item\", ...] or
-{\"user\": \"...\", \"items\": [...]}, one or many. Items of the history are left out. Ids that the model does not
-know are reported and left out; a history with nothing known gets the most popular items, marked as such.",
+{\"user\": \"...\", \"items\": [...]}, one or many. Their values are weights where the model was trained with
+weights (in JSON: \"weights\": [...]). Items of the history are left out. Ids that the model does not know are
+reported and left out; a history with nothing known gets the most popular items, marked as such.",
     after_help = "Examples:
   vaecf recommend model/ histories.csv -k 100 -o recommendations.parquet
   vaecf recommend model/ --data data/ --users 17,42
@@ -58,7 +63,7 @@ pub(crate) struct Recommend {
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     /// Which of its users: ids by commas, a file with one a line, or all
-    #[arg(long, value_name = "USERS", default_value = "all")]
+    #[arg(long, value_name = "USERS", default_value = "all", requires = "data")]
     users: String,
     /// Items a user
     #[arg(short, value_name = "K", long = "top", default_value_t = 10)]
@@ -72,12 +77,11 @@ pub(crate) struct Recommend {
     /// Never recommend the items in this file, one id a line
     #[arg(long, value_name = "FILE")]
     deny: Option<PathBuf>,
-    /// The column of users in the file of histories: a name, or a number from 1
-    #[arg(long, value_name = "COLUMN")]
-    user_column: Option<String>,
-    /// The column of items
-    #[arg(long, value_name = "COLUMN")]
-    item_column: Option<String>,
+    /// Which values of the histories count, such as `>3.5`: what the model's data were prepared with
+    #[arg(long, value_name = "LIMIT")]
+    threshold: Option<Threshold>,
+    #[command(flatten)]
+    reading: Reading,
     /// The file to write: .csv, .parquet, .json or .jsonl; otherwise standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -109,7 +113,8 @@ enum Form {
 #[derive(Debug, Default)]
 struct History {
     user: Option<String>,
-    items: Vec<u32>,
+    /// Items and their weights, in any order.
+    items: Vec<(u32, f32)>,
     /// Ids that the model does not know.
     unknown: Vec<String>,
 }
@@ -119,6 +124,10 @@ type Histories<'a> = Box<dyn Iterator<Item = Result<History>> + 'a>;
 impl Recommend {
     pub(crate) fn run(&self, context: &Context) -> Done {
         let form = self.form()?;
+        let from_file = self.histories.as_ref().is_some_and(|path| path.as_os_str() != "-");
+        if !from_file && (self.reading.options() != ReadOptions::default() || self.threshold.is_some()) {
+            return Err(Error::usage("how a file is read has no meaning here: the histories come from no file").into());
+        }
         if let Some(path) = &self.output {
             vacant(path, self.force)?;
             // Without it an interrupt between two batches would leave the draft behind.
@@ -138,15 +147,24 @@ impl Recommend {
                 evaluate::same_items(&saved, data, &self.model, dir)?;
                 of_data(data, known(data, &self.users, &context.ui)?)
             }
-            (None, Some(path)) if path.as_os_str() == "-" => of_json(std::io::stdin().lock(), &lookup),
-            (None, Some(path)) => self.of_file(path, &saved.items)?,
+            (None, Some(path)) if path.as_os_str() == "-" => of_json(std::io::stdin().lock(), &lookup)?,
+            (None, Some(path)) => self.of_file(path, &saved, &context.ui)?,
             (None, None) => return Err(Error::usage("name a file of histories, or a data set with --data").into()),
         };
 
         let device = context.device()?;
         let model = saved.on(&device)?;
         let batch = self.batch.max(1);
-        let recommender = Recommender::new(&model, &saved.popularity, catalogue, !self.no_mask, self.k, batch)?;
+        if self.k > model.items() {
+            let items = model.items();
+            return Err(Error::usage(format!("-k {}: there are {items} items; choose 1 to {items}", self.k)).into());
+        }
+        // What is allowed may be fewer: then everybody gets all of it, in order.
+        let k = match catalogue.left(model.items()) {
+            0 => self.k,
+            left => self.k.min(left),
+        };
+        let recommender = Recommender::new(&model, &saved.popularity, catalogue, !self.no_mask, k, batch)?;
         let mut job =
             Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
         let start = Instant::now();
@@ -196,74 +214,92 @@ impl Recommend {
     }
 
     /// Histories of a file, which may be in any order, so it is read whole: four bytes an event.
-    fn of_file(&self, path: &Path, items: &Vocabulary) -> Result<Histories<'static>> {
-        let options =
-            ReadOptions { user: self.user_column.clone(), item: self.item_column.clone(), ..ReadOptions::default() };
+    fn of_file(&self, path: &Path, saved: &SavedModel, ui: &Ui) -> Result<Histories<'static>> {
         let (mut users, mut ids) = (Ids::default(), Ids::default());
         // The model's items get the model's numbers; whatever comes after them is unknown.
-        for item in items.iter() {
+        for item in saved.items.iter() {
             ids.number(item)?;
         }
-        let (events, _) = ratings::read(vec![Source::from(path)], &options, Keep::default(), &mut users, &mut ids)?;
+        let keep = Keep { threshold: self.threshold, values: saved.card.weighted, times: false };
+        let (events, report) =
+            ratings::read(vec![Source::from(path)], &self.reading.options(), keep, &mut users, &mut ids)?;
+        let dropped = [
+            ("rows without a user or an item were left out", report.missing_id),
+            ("lines that cannot be read were skipped", report.bad_lines),
+        ];
+        for (what, count) in dropped.into_iter().filter(|(_, count)| *count > 0) {
+            ui.warn(format_args!("{}: {} {what}", path.display(), grouped(count)));
+        }
         if events.is_empty() {
             return Err(Error::data(format!("{}: there is no history in it", path.display())));
         }
         let rows = events.group(users.names().len(), ids.names().len(), false)?;
-        let known = items.len();
+        let known = saved.items.len();
         Ok(Box::new((0..rows.users()).map(move |user| {
-            let (items, others): (Vec<u32>, Vec<u32>) = rows.row(user).iter().partition(|&&item| item < known);
-            let unknown = others.into_iter().map(|item| ids.names().name(item).to_owned()).collect();
-            Ok(History { user: Some(users.names().name(user).to_owned()), items, unknown })
+            let mut history = History { user: Some(users.names().name(user).to_owned()), ..History::default() };
+            let weights = rows.row_values(user);
+            for (at, &item) in rows.row(user).iter().enumerate() {
+                match item < known {
+                    true => history.items.push((item, weights.map_or(1.0, |weights| weights[at]))),
+                    false => history.unknown.push(ids.names().name(item).to_owned()),
+                }
+            }
+            Ok(history)
         })))
     }
 }
 
-/// An id in JSON; numbers are their digits.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Integer(i64),
+/// Histories as JSON values, one after the other.
+fn of_json<'a>(mut from: impl BufRead + 'a, lookup: &'a impl Lookup) -> Result<Histories<'a>> {
+    let start = from.fill_buf().map_err(|e| Error::failure(format!("standard input: reading failed: {e}")))?;
+    if start.starts_with(MARK.as_bytes()) {
+        from.consume(MARK.len());
+    }
+    let values = serde_json::Deserializer::from_reader(from).into_iter::<Value>();
+    Ok(Box::new(values.zip(1_u64..).map(|(value, number)| {
+        let wrong = |what: &str| {
+            Error::data(format!(
+                "standard input, history {number}: {what}; a history is [\"item\", ...] or \
+                 {{\"user\": \"...\", \"items\": [...]}}"
+            ))
+        };
+        history(&value.map_err(|e| wrong(&format!("not JSON ({e})")))?, lookup).map_err(wrong)
+    })))
 }
 
-impl Id {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Integer(number) => number.to_string(),
+/// One of them.
+fn history(value: &Value, lookup: &impl Lookup) -> std::result::Result<History, &'static str> {
+    // Numbers are their digits.
+    let id = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) if !number.is_f64() => Ok(number.to_string()),
+        _ => Err("an id is neither a text nor a whole number"),
+    };
+    let fields = value.as_object();
+    let items = fields.map_or(Some(value), |fields| fields.get("items"));
+    let items = items.and_then(Value::as_array).ok_or("there is no list of items")?;
+    let weights = match fields.and_then(|fields| fields.get("weights")) {
+        None => None,
+        Some(weights) => {
+            Some(weights.as_array().filter(|w| w.len() == items.len()).ok_or("not a weight for each item")?)
+        }
+    };
+    let user = fields.and_then(|fields| fields.get("user")).filter(|user| !user.is_null());
+    let mut history = History { user: user.map(id).transpose()?, ..History::default() };
+    for (at, item) in items.iter().enumerate() {
+        let item = id(item)?;
+        let weight = match weights {
+            None => 1.0,
+            Some(weights) => {
+                weights[at].as_f64().filter(|w| *w >= 0.0).ok_or("a weight is not a number from 0 on")? as f32
+            }
+        };
+        match lookup.find(&item) {
+            Some(index) => history.items.push((index, weight)),
+            None => history.unknown.push(item),
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Items(Vec<Id>),
-    User { user: Option<Id>, items: Vec<Id> },
-}
-
-/// Histories as JSON values, one after the other.
-fn of_json<'a>(from: impl std::io::Read + 'a, lookup: &'a impl Lookup) -> Histories<'a> {
-    let lines = serde_json::Deserializer::from_reader(from).into_iter::<Line>();
-    Box::new(lines.zip(1_u64..).map(|(line, number)| {
-        let line = line.map_err(|e| {
-            Error::data(format!(
-                "standard input, history {number}: a history is [\"item\", ...] or {{\"user\": \"...\", \"items\": [...]}}: {e}"
-            ))
-        })?;
-        let (user, items) = match line {
-            Line::Items(items) => (None, items),
-            Line::User { user, items } => (user, items),
-        };
-        let mut history = History { user: user.map(Id::text), ..History::default() };
-        for item in items.into_iter().map(Id::text) {
-            match lookup.find(&item) {
-                Some(index) => history.items.push(index),
-                None => history.unknown.push(item),
-            }
-        }
-        Ok(history)
-    }))
+    Ok(history)
 }
 
 /// A table from id to index.
@@ -297,16 +333,18 @@ fn known(data: &Dataset, users: &str, ui: &Ui) -> Result<Vec<u32>> {
 }
 
 fn of_data(data: &Dataset, users: Vec<u32>) -> Histories<'_> {
-    let mut held: HashMap<u32, &[u32]> = HashMap::new();
+    let mut held: HashMap<u32, (&[u32], Option<&[f32]>)> = HashMap::new();
     for part in [&data.validation, &data.test].into_iter().flatten() {
-        held.extend(part.users.iter().zip(0..).map(|(&user, row)| (user, part.history.row(row))));
+        held.extend(part.users.iter().copied().zip(part.history.rows()));
     }
     Box::new(users.into_iter().map(move |user| {
-        let items = match user < data.train.users() {
-            true => data.train.row(user),
+        let (items, weights) = match user < data.train.users() {
+            true => (data.train.row(user), data.train.row_values(user)),
             false => held.get(&user).copied().unwrap_or_default(),
         };
-        Ok(History { user: Some(data.users.name(user).to_owned()), items: items.to_vec(), ..History::default() })
+        let weight = |at: usize| weights.map_or(1.0, |weights| weights[at]);
+        let items = items.iter().enumerate().map(|(at, &item)| (item, weight(at))).collect();
+        Ok(History { user: Some(data.users.name(user).to_owned()), items, ..History::default() })
     }))
 }
 
@@ -320,6 +358,7 @@ fn listed(path: &Path, lookup: &impl Lookup, ui: &Ui) -> Result<Vec<u32>> {
 
 fn lines(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, &e))?;
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
@@ -395,7 +434,8 @@ impl Job<'_> {
             if batch.is_empty() {
                 return Ok(());
             }
-            let matrix = Matrix::from_rows(self.saved.items.len(), batch.iter().map(|history| &history.items))?;
+            let rows = batch.iter().map(|history| history.items.iter().copied());
+            let matrix = Matrix::from_pairs(self.saved.items.len(), rows, self.saved.card.weighted)?;
             let best = self.recommender.recommend(&matrix)?;
             self.users += batch.len() as u64;
             self.popular += best.iter().filter(|best| best.popular).count() as u64;

@@ -64,9 +64,9 @@ pub(crate) struct Train {
     /// json: one object a line on standard output while it runs
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// The settings that everything below departs from
-    #[arg(long, value_enum, default_value_t = Preset::Default)]
-    preset: Preset,
+    /// The settings that everything below departs from; default unless given
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
 
     /// Member of the family: mult-vae, mult-dae, gaussian-vae, logistic-vae
     #[arg(long, value_parser = member, help_heading = "Model")]
@@ -190,7 +190,7 @@ impl Train {
             false => folder.vacant(self.force).map(|()| None)?,
         };
         let (model, train) = match &resumed {
-            Some((card, _)) => self.resumed(card, context.global.seed)?,
+            Some((card, _)) => self.resumed(card, &data, context.global.seed)?,
             None => self.configs(&data, context.seed()),
         };
         context.settings.set(&model)?;
@@ -213,22 +213,26 @@ impl Train {
     fn configs(&self, data: &Dataset, seed: u64) -> (ModelConfig, TrainConfig) {
         let member = self.member.unwrap_or_default();
         let mut model = ModelConfig::of(member);
+        let mut train = self.preset(data);
+        self.apply(&mut model, &mut train);
+        train.seed = seed;
+        (model, train)
+    }
+
+    fn preset(&self, data: &Dataset) -> TrainConfig {
+        match self.preset.unwrap_or(Preset::Default) {
+            Preset::Default => TrainConfig::for_users(data.train.users()),
+            Preset::Paper => TrainConfig::paper(),
+            Preset::LargeBatch => TrainConfig::large_batch(),
+        }
+    }
+
+    fn apply(&self, model: &mut ModelConfig, train: &mut TrainConfig) {
         set(&mut model.hidden, self.hidden.as_ref().map(|hidden| &hidden.0));
         set(&mut model.latent, self.latent.as_ref());
         set(&mut model.curve, self.curve.as_ref());
         set(&mut model.confidence_seen, self.confidence_seen.as_ref());
         set(&mut model.confidence_unseen, self.confidence_unseen.as_ref());
-        let mut train = match self.preset {
-            Preset::Default => TrainConfig::for_users(data.train.users()),
-            Preset::Paper => TrainConfig::paper(),
-            Preset::LargeBatch => TrainConfig::large_batch(),
-        };
-        self.apply(&mut train);
-        train.seed = seed;
-        (model, train)
-    }
-
-    fn apply(&self, train: &mut TrainConfig) {
         set(&mut train.epochs, self.epochs.as_ref());
         set(&mut train.batch, self.batch.as_ref());
         set(&mut train.lr, self.lr.as_ref());
@@ -246,17 +250,15 @@ impl Train {
     }
 
     /// The configuration of a run that goes on: as it was, but it may last longer.
-    fn resumed(&self, card: &Card, seed: Option<u64>) -> Result<(ModelConfig, TrainConfig)> {
+    fn resumed(&self, card: &Card, data: &Dataset, seed: Option<u64>) -> Result<(ModelConfig, TrainConfig)> {
         let mut model = card.model.clone();
         set(&mut model.member, self.member.as_ref());
-        set(&mut model.hidden, self.hidden.as_ref().map(|hidden| &hidden.0));
-        set(&mut model.latent, self.latent.as_ref());
-        set(&mut model.curve, self.curve.as_ref());
-        set(&mut model.confidence_seen, self.confidence_seen.as_ref());
-        set(&mut model.confidence_unseen, self.confidence_unseen.as_ref());
-        let mut train = card.train.clone();
-        self.apply(&mut train);
-        set(&mut train.seed, seed.as_ref());
+        let mut train = match self.preset {
+            Some(_) => self.preset(data),
+            None => card.train.clone(),
+        };
+        self.apply(&mut model, &mut train);
+        train.seed = seed.unwrap_or(card.train.seed);
         let TrainConfig { epochs, patience, checkpoint_seconds, .. } = train;
         let was = TrainConfig { epochs, patience, checkpoint_seconds, ..card.train.clone() };
         if model != card.model || train != was {
@@ -369,8 +371,12 @@ fn announce(plan: &Plan, job: &Job<'_>, context: &Context) {
         train.batch.min(data.train.users()),
     ));
     let free = plan.available.map(|free| format!(" of {} free", bytes(free))).unwrap_or_default();
+    let host = match plan.host_memory {
+        true => format!(", checkpoints {}", bytes(plan.host)),
+        false => String::new(),
+    };
     context.ui.note(format_args!(
-        "memory: about {}{free} (weights {}, gradients {}, moments {}, activations {}, data {})",
+        "memory: about {}{free} (weights {}, gradients {}, moments {}, activations {}, data {}{host})",
         bytes(plan.total()),
         bytes(plan.weights),
         bytes(plan.gradients),
@@ -389,7 +395,8 @@ pub(crate) fn summary(card: &Card, path: &Path) -> String {
     let figure = card.best.map_or_else(
         || "without validation".into(),
         |Best { epoch, value, standard_error }| {
-            format!("best epoch {epoch}, validation {name} {value:.5} (standard error {standard_error:.5})")
+            let error = standard_error.map(|error| format!(" (standard error {error:.5})")).unwrap_or_default();
+            format!("best epoch {epoch}, validation {name} {value:.5}{error}")
         },
     );
     format!("{}: {}, {figure}\n", path.display(), card.model.member.name())

@@ -36,6 +36,14 @@ fn a_missing_file() {
 }
 
 #[test]
+fn ratings_where_a_data_set_or_a_model_belongs() {
+    let dir = empty();
+    ratings(dir.path(), 20);
+    fails(dir.path(), &["train", "ratings.csv", "-o", "model"], 3, &["vaecf prepare ratings.csv"]);
+    fails(dir.path(), &["evaluate", "ratings.csv", "data"], 3, &["no model", "vaecf train"]);
+}
+
+#[test]
 fn an_empty_file() {
     let dir = empty();
     file(dir.path(), "ratings.csv", "");
@@ -271,11 +279,12 @@ fn an_unwritable_folder() {
         2,
         &["/dev/null"],
     );
+    fails(dir.path(), &["evaluate", "model", "data", "-o", "none/e.json"], 2, &["none/e.json", "no such folder"]);
     // Not even the superuser makes folders in /proc, or in a file.
-    for place in ["/proc/vaecf", "ratings.csv"] {
+    for place in ["/proc", "ratings.csv"] {
         let at = |name: &str| format!("{place}/{name}");
-        fails(dir.path(), &["prepare", "ratings.csv", "-o", &at("data")], 1, &[place]);
-        fails(dir.path(), &[&["train", "data", "-o", &at("model")], &SMALL[..]].concat(), 1, &[place]);
+        fails(dir.path(), &["prepare", "ratings.csv", "-o", &at("vaecf/data")], 1, &[place]);
+        fails(dir.path(), &[&["train", "data", "-o", &at("vaecf/model")], &SMALL[..]].concat(), 1, &[place]);
         fails(dir.path(), &["recommend", "model", "ratings.csv", "-o", &at("r.csv")], 1, &[place]);
         fails(dir.path(), &["evaluate", "model", "data", "-o", &at("e.json")], 1, &[place]);
     }

@@ -5,7 +5,7 @@ use std::fs;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
-use crate::common::{SMALL, file, files, run, train, trained, vaecf};
+use crate::common::{SMALL, fails, file, files, prepared, run, train, trained, vaecf};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("not JSON ({e}): {text}"))
@@ -156,16 +156,24 @@ fn recommendations_for_standard_input() {
     assert_eq!((&many[0]["user"], &many[0]["items"]), (&"7".into(), &one[0]["items"]));
     assert!(many[1]["popular"] == true && many[2]["popular"] == true);
     assert!(said.contains("99") && said.contains("2 of 3 users"), "{said}");
-    for wrong in ["[\"t0-1\"", "{\"user\": 1}", "t0-1,t0-2"] {
+    let (marked, _) = ask("\u{feff}[\"t0-1\", \"t0-2\"]", 0);
+    assert_eq!(marked, one);
+    for (wrong, why) in [
+        ("[\"t0-1\"", "not JSON"),
+        ("{\"user\": 1}", "no list of items"),
+        ("t0-1,t0-2", "not JSON"),
+        ("[1.5]", "whole number"),
+        ("{\"items\": [1], \"weights\": []}", "not a weight for each item"),
+    ] {
         let (_, said) = ask(wrong, 3);
-        assert!(said.contains("standard input, history 1"), "{said}");
+        assert!(said.contains("standard input, history 1") && said.contains(why), "{said}");
     }
 }
 
 #[test]
 fn allowed_and_denied_items() {
     let dir = trained();
-    file(dir.path(), "some.txt", "t2-1\nt2-2\nt2-3\nno-such\n");
+    file(dir.path(), "some.txt", "\u{feff}t2-1\nt2-2\nt2-3\nno-such\n");
     let recommend = ["recommend", "model", "ratings.csv", "--format", "csv", "-k", "1"];
     let items = |more: &[&str]| -> Vec<String> {
         let said = run(dir.path(), &[&recommend[..], more].concat(), 0);
@@ -175,6 +183,43 @@ fn allowed_and_denied_items() {
     let listed = ["t2-1", "t2-2", "t2-3"];
     assert!(items(&["--allow", "some.txt"]).iter().all(|item| listed.contains(&item.as_str())));
     assert!(items(&["--deny", "some.txt"]).iter().all(|item| !listed.contains(&item.as_str())));
+}
+
+/// Weights come with the histories wherever these come from, and a list that is shorter than asked for
+/// is given whole.
+#[test]
+fn histories_have_the_weights_that_the_model_was_trained_with() {
+    let dir = prepared();
+    run(dir.path(), &["prepare", "ratings.csv", "-o", "heavy", "--weights", "-q"], 0);
+    run(dir.path(), &[&["train", "heavy", "-o", "model", "-q", "--epochs", "3"], &SMALL[..]].concat(), 0);
+    let recommend = ["recommend", "model", "--format", "json", "-k", "4", "-q"];
+    let of_u3 = |more: &[&str]| {
+        let said = run(dir.path(), &[&recommend[..], more].concat(), 0).stdout;
+        said.lines().map(json).find(|line| line["user"] == "u3").expect("u3")["items"].clone()
+    };
+    let known = of_u3(&["--data", "heavy"]);
+    let from_file = of_u3(&["ratings.csv"]);
+    // In `ratings` the value of u3's item i is 1 + (3 + i) % 5. Whether u3 was held out or not, the file has all of it.
+    let kept: Vec<u32> = (0..10).filter(|item| *item != 3).collect();
+    let items: Vec<String> = kept.iter().map(|item| format!("t0-{item}")).collect();
+    let weights: Vec<u32> = kept.iter().map(|item| 1 + (3 + item) % 5).collect();
+    let ask = |history: Value| {
+        let mut command = vaecf(&[&recommend[..], &["-"]].concat());
+        let done =
+            command.current_dir(dir.path()).write_stdin(history.to_string()).output().expect("the binary starts");
+        json(&String::from_utf8_lossy(&done.stdout))["items"].clone()
+    };
+    let heavy = ask(serde_json::json!({ "items": items, "weights": weights }));
+    assert_eq!(heavy, from_file);
+    assert_ne!(heavy, ask(serde_json::json!({ "items": items })));
+    assert!(known.as_array().is_some_and(|items| items.len() == 4));
+
+    file(dir.path(), "two.txt", "t2-1\nt2-2\n");
+    let said = run(dir.path(), &[&recommend[..], &["ratings.csv", "--allow", "two.txt"]].concat(), 0);
+    assert!(said.stdout.lines().map(json).all(|line| line["items"].as_array().is_some_and(|items| items.len() <= 2)));
+    file(dir.path(), "none.txt", "no-such\n");
+    fails(dir.path(), &["recommend", "model", "ratings.csv", "-q", "--allow", "none.txt"], 2, &["no item is left"]);
+    fails(dir.path(), &["recommend", "model", "-", "--header", "true"], 2, &["come from no file"]);
 }
 
 #[test]

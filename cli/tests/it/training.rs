@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{SMALL, VAECF, fails, file, no_drafts, prepared, run, train};
+use crate::common::{SMALL, VAECF, fails, file, files, no_drafts, prepared, run, train};
 
 /// The weights and the whole state of a run.
 fn bits(dir: &Path, model: &str) -> [Vec<u8>; 2] {
@@ -125,12 +125,21 @@ fn nothing_is_overwritten_without_force() {
     assert!(bits(dir.path(), "model") != before);
     assert_eq!(epochs(dir.path(), "model"), [1]);
 
+    // What is no model is never replaced.
+    let kept = files(&dir.path().join("data"));
+    for force in [&[][..], &["--force"]] {
+        let onto = [&["train", "data", "-o", "data", "--epochs", "1"], &SMALL[..], force].concat();
+        fails(dir.path(), &onto, 2, &["not a model"]);
+    }
+    assert_eq!(files(&dir.path().join("data")), kept);
+
     fails(dir.path(), &["prepare", "ratings.csv", "-o", "data"], 2, &["data", "--force"]);
     run(dir.path(), &["prepare", "ratings.csv", "-o", "data", "--force"], 0);
     for arguments in [
         &["recommend", "model", "ratings.csv", "-o", "ratings.csv"][..],
         &["evaluate", "model", "data", "-o", "ratings.csv"],
         &["evaluate", "model", "data", "--per-user", "ratings.csv"],
+        &["bench", "--shape", "10x10x20", "-o", "ratings.csv"],
     ] {
         fails(dir.path(), arguments, 2, &["ratings.csv", "--force"]);
     }
@@ -144,6 +153,8 @@ fn a_run_goes_on_as_it_began() {
     fails(dir.path(), &[&resume[..], &["--lr", "0.1"]].concat(), 2, &["--epochs"]);
     fails(dir.path(), &[&resume[..], &["--latent", "9"]].concat(), 2, &["--epochs"]);
     fails(dir.path(), &[&resume[..], &["--seed", "9"]].concat(), 2, &["--epochs"]);
+    fails(dir.path(), &[&resume[..], &["--preset", "large-batch"]].concat(), 2, &["--epochs"]);
+    fails(dir.path(), &[&resume[..], &["--precision", "f64", "--epochs", "3"]].concat(), 2, &["precision", "f64"]);
     fails(dir.path(), &["train", "data", "-o", "none", "--resume"], 3, &["none", "no model"]);
     assert!(!dir.path().join("none").exists());
 }

@@ -3,8 +3,9 @@
 use std::io::{self, Read};
 
 use csv::{ByteRecord, ReaderBuilder};
+use rustc_hash::FxHashSet;
 
-use super::{Format, Place, Reader, columns::Columns, decode};
+use super::{Format, Place, Reader, breaks, columns::Columns, decode};
 use crate::error::{Error, Result};
 
 /// Longer lines are not ratings; a quote was left open.
@@ -46,7 +47,8 @@ impl Reader<'_> {
         match format {
             Format::Table => {
                 let delimiter = self.delimiter(file, sample)?;
-                self.table(file, sample, delimiter, 1, true, input)
+                let quoting = self.options.quoting.unwrap_or_else(|| !plain_quotes(sample, delimiter));
+                self.table(file, sample, delimiter, 1, quoting, input)
             }
             Format::Dat => self.table(file, sample, b':', 2, false, input),
             Format::List => self.lists(file, input),
@@ -60,6 +62,7 @@ impl Reader<'_> {
     /// The form of a sample.
     fn form(&self, sample: &[u8]) -> Format {
         let mut lines = sample.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        let all = lines.clone();
         let first = lines.next().unwrap_or_default();
         if first.strip_suffix(b":").is_some_and(|id| !id.is_empty() && id.iter().all(u8::is_ascii_digit)) {
             return Format::Netflix;
@@ -67,18 +70,18 @@ impl Reader<'_> {
         if self.options.delimiter.is_some() || self.options.header == Some(true) {
             return Format::Table;
         }
-        if first.windows(2).any(|pair| pair == b"::") {
+        let cut = sniff(sample, self.options.quoting);
+        // `::` also stands inside ids, `Foo::Bar`, and then another delimiter cuts as many rows.
+        let doubled = first.windows(2).any(|pair| pair == b"::").then(|| Cut::of(sample, b':', 2, false)).flatten();
+        if doubled.is_some_and(|doubled| cut.is_none_or(|cut| doubled.fields >= 3 && doubled.rows >= cut.rows)) {
             return Format::Dat;
         }
         let record = |line: &[u8]| line.len() > 2 && b"ITNACV".contains(&line[0]) && line[1] == b',';
         if first.starts_with(b"I,") && lines.all(record) {
             return Format::Msweb;
         }
-        if sniff(sample).is_none() && first.contains(&b' ') && !names_users(first) {
-            Format::List
-        } else {
-            Format::Table
-        }
+        let words = if first.contains(&b' ') { !names_users(first) } else { begins_without_items(all) };
+        if cut.is_none() && words { Format::List } else { Format::Table }
     }
 
     fn delimiter(&self, file: &str, sample: &[u8]) -> Result<u8> {
@@ -87,7 +90,7 @@ impl Reader<'_> {
                 .ok()
                 .filter(u8::is_ascii)
                 .ok_or_else(|| Error::usage(format!("{file}: the delimiter `{c}` is not a single ASCII character"))),
-            None => Ok(sniff(sample).unwrap_or(b' ')),
+            None => Ok(sniff(sample, self.options.quoting).map_or(b' ', |cut| cut.delimiter)),
         }
     }
 
@@ -119,7 +122,8 @@ impl Reader<'_> {
             }
             false => "no header".to_owned(),
         };
-        self.format = format!("table, delimiter {delimiter_name}, {header_name}; {described}");
+        let quotes = if quoting || step == 2 { "" } else { ", quotes are plain characters" };
+        self.format = format!("table, delimiter {delimiter_name}, {header_name}{quotes}; {described}");
         for column in [&mut columns.user, &mut columns.item, &mut columns.value, &mut columns.time] {
             *column = column.saturating_mul(step);
         }
@@ -130,7 +134,7 @@ impl Reader<'_> {
     fn rows(&mut self, file: &str, table: &Table, input: impl Read) -> Result<()> {
         let columns = &table.columns;
         let (needs_value, needs_time) = (self.needs_value(), self.keep.times);
-        let mut records = Records::new(input, table.delimiter, table.quoting);
+        let mut records = Records::new(input, table.delimiter, table.step, table.quoting);
         if table.header {
             records.next(self, file)?;
         }
@@ -140,6 +144,10 @@ impl Reader<'_> {
             let time = if needs_time { record.get(columns.time) } else { Some(&b""[..]) };
             let fields = (record.get(columns.user), record.get(columns.item), value, time);
             let (Some(user), Some(item), Some(value), Some(time)) = fields else {
+                if [fields.0, fields.1, value, time].into_iter().flatten().any(breaks) {
+                    self.bad(records.place(file), &records.open_quote())?;
+                    continue;
+                }
                 let last = [
                     columns.user,
                     columns.item,
@@ -152,6 +160,10 @@ impl Reader<'_> {
                 continue;
             };
             if let Some(flaw) = self.row(user, item, value, time)? {
+                if [user, item, value, time].into_iter().any(breaks) {
+                    self.bad(records.place(file), &records.open_quote())?;
+                    continue;
+                }
                 let (field, column) = if flaw == "time" { (time, columns.time) } else { (value, columns.value) };
                 self.bad(records.place(file), &complaint(flaw, field, &columns.name(column / table.step)))?;
             }
@@ -163,7 +175,7 @@ impl Reader<'_> {
     fn lists(&mut self, file: &str, input: impl Read) -> Result<()> {
         self.no_values(file, "a list of items")?;
         "lists, `user item item ...`".clone_into(&mut self.format);
-        let mut records = Records::new(input, b' ', false);
+        let mut records = Records::new(input, b' ', 1, false);
         while records.next(self, file)? {
             let mut words = records.record.iter().map(<[u8]>::trim_ascii).filter(|word| !word.is_empty());
             let user = words.next().unwrap_or_default();
@@ -177,7 +189,7 @@ impl Reader<'_> {
     /// `item:` and then `user,rating,date`; also the probe's `item:` and then `user`.
     fn netflix(&mut self, file: &str, input: impl Read) -> Result<()> {
         "Netflix, `item:` and then `user,rating,date`".clone_into(&mut self.format);
-        let mut records = Records::new(input, b',', false);
+        let mut records = Records::new(input, b',', 1, false);
         let mut item = Vec::new();
         while records.next(self, file)? {
             let record = &records.record;
@@ -201,7 +213,7 @@ impl Reader<'_> {
     fn msweb(&mut self, file: &str, input: impl Read) -> Result<()> {
         self.no_values(file, "a log of visits")?;
         "UCI msweb records".clone_into(&mut self.format);
-        let mut records = Records::new(input, b',', true);
+        let mut records = Records::new(input, b',', 1, self.options.quoting.unwrap_or(true));
         let mut user = Vec::new();
         while records.next(self, file)? {
             let record = &records.record;
@@ -210,7 +222,9 @@ impl Reader<'_> {
                 b"C" => id.clone_into(&mut user),
                 b"V" if user.is_empty() => self.bad(records.place(file), "a visit before the first C record")?,
                 b"V" => {
-                    self.row(&user, id, b"", b"")?;
+                    if self.row(&user, id, b"", b"")?.is_some() {
+                        self.bad(records.place(file), &records.open_quote())?;
+                    }
                 }
                 b"I" | b"T" | b"N" | b"A" => {}
                 _ => self.bad(records.place(file), "not a record of kind I, T, N, A, C or V")?,
@@ -249,34 +263,107 @@ fn whole_lines(sample: &[u8]) -> &[u8] {
     &sample[..end]
 }
 
-/// The rows of a sample, as text.
-fn fields(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> impl Iterator<Item = Vec<String>> {
+/// The rows of a sample.
+fn rows(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> impl Iterator<Item = ByteRecord> {
     let reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .delimiter(delimiter)
         .quoting(quoting)
         .from_reader(sample);
+    reader.into_byte_records().map_while(std::result::Result::ok).map(move |mut row| {
+        if step == 2 {
+            rejoin(&mut row, delimiter);
+        }
+        row
+    })
+}
+
+/// The rows of a sample, as text.
+fn fields(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> impl Iterator<Item = Vec<String>> {
     let text = move |row: ByteRecord| row.iter().step_by(step).map(|f| decode(f.trim_ascii()).into_owned()).collect();
-    reader.into_byte_records().map_while(std::result::Result::ok).map(text)
+    rows(sample, delimiter, step, quoting).map(text)
+}
+
+/// Mends a row that was cut at every `:` where only `::` delimits, `1::Alien: Covenant::4`: afterwards
+/// every other field is empty.
+#[inline]
+fn rejoin(row: &mut ByteRecord, delimiter: u8) {
+    if row.len() % 2 == 1 && row.iter().skip(1).step_by(2).all(<[u8]>::is_empty) {
+        return;
+    }
+    let line = row.iter().collect::<Vec<_>>().join(&delimiter);
+    let mut rest = &line[..];
+    row.clear();
+    while let Some(at) = rest.windows(2).position(|pair| pair == [delimiter; 2]) {
+        row.push_field(&rest[..at]);
+        row.push_field(b"");
+        rest = &rest[at + 2..];
+    }
+    row.push_field(rest);
+}
+
+/// What a delimiter makes of a sample.
+#[derive(Clone, Copy)]
+struct Cut {
+    delimiter: u8,
+    /// The rows that have the commonest number of fields.
+    rows: usize,
+    /// This number, at least 2.
+    fields: usize,
+}
+
+impl Cut {
+    /// None where most rows stay whole.
+    fn of(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> Option<Self> {
+        let count = |row: ByteRecord| row.len().div_ceil(step);
+        let mut counts: Vec<usize> = rows(sample, delimiter, step, quoting).take(SAMPLE_ROWS).map(count).collect();
+        counts.sort_unstable();
+        let (rows, fields) = counts.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).max()?;
+        (fields >= 2).then_some(Self { delimiter, rows, fields })
+    }
 }
 
 /// The delimiter that cuts the most rows of the sample into the same number of fields, and that number
 /// the highest; none where most rows stay whole.
-fn sniff(sample: &[u8]) -> Option<u8> {
-    let score = |&delimiter: &u8| {
-        let mut counts: Vec<usize> =
-            fields(sample, delimiter, 1, true).take(SAMPLE_ROWS).map(|row| row.len()).collect();
-        counts.sort_unstable();
-        let common = counts.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).max()?;
-        (common.1 >= 2).then_some(common)
+fn sniff(sample: &[u8], quoting: Option<bool>) -> Option<Cut> {
+    let best = |quoting| {
+        // Of equals `max_by_key` takes the last, so the most telling delimiter stands last.
+        let cuts = [b'|', b';', b',', b'\t'].into_iter().filter_map(|d| Cut::of(sample, d, 1, quoting));
+        cuts.max_by_key(|cut| (cut.rows, cut.fields))
     };
-    // Of equals `max_by_key` takes the last, so the most telling delimiter stands last.
-    [b'|', b';', b',', b'\t']
-        .into_iter()
-        .filter_map(|d| score(&d).map(|s| (s, d)))
-        .max_by_key(|best| best.0)
-        .map(|best| best.1)
+    let plain = || best(false).filter(|cut| plain_quotes(sample, cut.delimiter));
+    quoting.map_or_else(|| best(true).or_else(plain), best)
+}
+
+/// Whether quotes are plain characters: read so, all rows have the same number of fields, and in some
+/// row a field opens a quote that neither it nor a later one closes.
+fn plain_quotes(sample: &[u8], delimiter: u8) -> bool {
+    let (mut width, mut plain) = (None, false);
+    for row in rows(sample, delimiter, 1, false) {
+        if *width.get_or_insert(row.len()) != row.len() {
+            return false;
+        }
+        let mut open = false;
+        for field in row.iter().map(<[u8]>::trim_ascii_end) {
+            let closes = field.ends_with(b"\"");
+            open = if open { !closes } else { field.starts_with(b"\"") && (!closes || field.len() == 1) };
+        }
+        plain |= open;
+    }
+    plain
+}
+
+/// Whether lines of words, the first of a single one, are lists of which the first user has no items:
+/// they vary in length, or begin with numbers that do not repeat (a number above rows that belong to
+/// the same users again is rather how many there are).
+fn begins_without_items<'a>(lines: impl Iterator<Item = &'a [u8]> + Clone) -> bool {
+    let words = |line: &'a [u8]| line.split(|&b| b == b' ').filter(|word| !word.is_empty());
+    let mut lengths = lines.clone().map(|line| words(line).count()).filter(|&n| n > 1);
+    let Some(length) = lengths.next() else { return false };
+    let mut seen = FxHashSet::default();
+    let mut users = lines.filter_map(|line| words(line).next());
+    lengths.any(|n| n != length) || users.all(|user| user.iter().all(u8::is_ascii_digit) && seen.insert(user))
 }
 
 /// Whether a line of words is a header.
@@ -289,47 +376,91 @@ fn names_users(line: &[u8]) -> bool {
 struct Records<R> {
     reader: csv::Reader<Limited<R>>,
     record: ByteRecord,
+    delimiter: u8,
+    /// As in [`Table`].
+    step: usize,
 }
 
 impl<R: Read> Records<R> {
-    fn new(input: R, delimiter: u8, quoting: bool) -> Self {
+    fn new(input: R, delimiter: u8, step: usize, quoting: bool) -> Self {
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .delimiter(delimiter)
             .quoting(quoting)
             .buffer_capacity(128 << 10)
-            .from_reader(Limited { inner: input, left: LONGEST });
-        Self { reader, record: ByteRecord::new() }
+            .from_reader(Limited { inner: input, left: LONGEST, end: None, last: 0, done: false });
+        Self { reader, record: ByteRecord::new(), delimiter, step }
     }
 
     #[inline]
     fn next(&mut self, from: &Reader<'_>, file: &str) -> Result<bool> {
         self.reader.get_mut().left = LONGEST;
-        let line = self.reader.position().line();
-        self.reader.read_byte_record(&mut self.record).map_err(|error| match error.into_kind() {
+        // As in `place`, a `\n` of the line above may be still to come.
+        let line = self.reader.position().line() + u64::from(self.reader.get_ref().end == Some(b'\r'));
+        let read = self.reader.read_byte_record(&mut self.record).map_err(|error| match error.into_kind() {
             csv::ErrorKind::Io(error) if error.get_ref().is_some_and(|e| e.is::<TooLong>()) => {
                 Error::data(format!("{file}:{line}: {TooLong}"))
             }
             csv::ErrorKind::Io(error) => from.unreadable(file, &error),
             kind => Error::data(format!("{file}: {kind:?}")),
-        })
+        })?;
+        if self.step == 2 {
+            rejoin(&mut self.record, self.delimiter);
+        }
+        Ok(read)
     }
 
+    /// Where the record starts. It is counted back from its end: the reader's own start lies before the
+    /// blank lines above, and before the second half of the `\r\n` above.
     fn place<'a>(&self, file: &'a str) -> Place<'a> {
-        Place { file, line: self.record.position().map_or(0, csv::Position::line) }
+        let input = self.reader.get_ref();
+        // Nothing ends a record whose quote is open at the end of the input.
+        let ends = u64::from(input.end == Some(b'\n') && !input.done);
+        Place {
+            file,
+            line: self.reader.position().line().saturating_sub(breaks_in(self.record.as_slice()) + ends).max(1),
+        }
+    }
+
+    /// Why a field of several lines does not do.
+    #[cold]
+    fn open_quote(&self) -> String {
+        let lines = breaks_in(self.record.as_slice().trim_ascii_end()) + 1;
+        format!("a quote opens a field and {lines} lines are one row; --quoting false reads quotes as plain characters")
     }
 }
 
-/// Fails where one record takes too much.
+fn breaks_in(fields: &[u8]) -> u64 {
+    fields.iter().filter(|&&b| b == b'\n').count() as u64
+}
+
+/// Fails where one record takes too much. Ends the last line where nothing does, so that every line is
+/// counted in the same way.
 struct Limited<R> {
     inner: R,
     left: usize,
+    /// The first byte of a line end, as the first line has it.
+    end: Option<u8>,
+    /// The last byte.
+    last: u8,
+    /// Whether more was asked for after that.
+    done: bool,
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
+        let mut n = self.inner.read(buffer)?;
+        if n == 0 && !buffer.is_empty() {
+            self.done = matches!(self.last, b'\n' | b'\r');
+            if !self.done {
+                (buffer[0], n) = (self.end.unwrap_or(b'\n'), 1);
+            }
+        }
+        self.last = buffer[..n].last().copied().unwrap_or(self.last);
+        if self.end.is_none() {
+            self.end = buffer[..n].iter().copied().find(|b| matches!(b, b'\n' | b'\r'));
+        }
         self.left = self.left.checked_sub(n).ok_or_else(|| io::Error::other(TooLong))?;
         Ok(n)
     }
@@ -340,7 +471,10 @@ struct TooLong;
 
 impl std::fmt::Display for TooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a line of more than 64 MiB; look for a quote that is left open")
+        f.write_str(
+            "a line of more than 64 MiB; look for a quote that is left open, or read quotes as plain characters with \
+             --quoting false",
+        )
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the tests of data share.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
+use proptest::prelude::ProptestConfig;
 use vaecf_core::{
     Error, Result,
     dataset::{Dataset, Part},
@@ -11,16 +15,27 @@ use vaecf_core::{
     split::{Filter, Split},
 };
 
+/// Says that a test did nothing, past the harness, which hides what a passing test prints.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// So many cases of a property, or `$PROPTEST_CASES` where set: with many, tests of bytes are fuzzing.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let set = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { set } else { ProptestConfig { cases, ..set } }
+}
+
 /// The folder of real data: `$VAECF_DATA`, or `data` in the workspace. Where a data set is absent
 /// the test says so and is skipped.
-pub(crate) fn data(name: &str) -> Option<PathBuf> {
+pub(crate) fn data(test: &str, name: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
     let folder = std::env::var_os("VAECF_DATA").map_or(beside, PathBuf::from);
     let path = folder.join(name);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is absent; set VAECF_DATA to the folder of real data", path.display());
+    skipped(test, &format!("{} is absent; set VAECF_DATA to the folder of real data", path.display()));
     None
 }
 

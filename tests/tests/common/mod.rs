@@ -124,6 +124,11 @@ pub(crate) struct Step {
 
 /// One step of training on a backend, from fresh weights.
 pub(crate) fn learn(case: &Case, backend: Box<dyn Backend>) -> Result<Step> {
+    learn_from(case, backend, None)
+}
+
+/// The same, from given weights.
+pub(crate) fn learn_from(case: &Case, backend: Box<dyn Backend>, weights: Option<&Tensors>) -> Result<Step> {
     let device = Device::new(backend);
     let model = Model::random(&device, &case.config, case.matrix.items(), case.seed)?;
     // Fresh biases are next to zero; larger ones show more.
@@ -135,6 +140,7 @@ pub(crate) fn learn(case: &Case, backend: Box<dyn Backend>) -> Result<Step> {
             Values::F64(v) => v.iter_mut().for_each(|x| *x *= scale),
         }
     }
+    let before = weights.cloned().unwrap_or(before);
     model.set_weights(&before)?;
     let count = case.order.len() as u32;
     let data = device.matrix(&case.matrix)?;
