@@ -27,6 +27,12 @@ pub trait Real:
     fn tanh_(self) -> Self;
     /// log(1 + x) for 0 <= x <= 1, to a relative error of 4 roundoffs.
     fn log1p_unit(self) -> Self;
+    /// `bits / 2^24`, exactly, for up to 2^24.
+    fn share_of_24_bits(bits: u32) -> Self;
+    /// log x for normal 0 < x <= 1, to a relative error of 4 roundoffs.
+    fn ln_unit(self) -> Self;
+    /// Sine and cosine of a share 0 <= x < 1 of a full turn, to an absolute error of 2 roundoffs.
+    fn sin_cos_turn(self) -> (Self, Self);
 }
 
 impl Real for f64 {
@@ -50,6 +56,18 @@ impl Real for f64 {
     #[inline(always)]
     fn log1p_unit(self) -> Self {
         self.ln_1p()
+    }
+    #[inline(always)]
+    fn share_of_24_bits(bits: u32) -> Self {
+        Self::from(bits) / 16_777_216.0
+    }
+    #[inline(always)]
+    fn ln_unit(self) -> Self {
+        self.ln()
+    }
+    #[inline(always)]
+    fn sin_cos_turn(self) -> (Self, Self) {
+        (std::f64::consts::TAU * self).sin_cos()
     }
 }
 
@@ -114,6 +132,52 @@ impl Real for f32 {
         let p = p * s + 1.0 / 5.0;
         let p = p * s + 1.0 / 3.0;
         2.0 * (p * s * t + t)
+    }
+
+    #[inline(always)]
+    fn share_of_24_bits(bits: u32) -> Self {
+        // As i32, which vectors convert in one instruction.
+        bits as i32 as Self / 16_777_216.0
+    }
+
+    /// x = 2^e m with m next to 1, and a polynomial for m (Moshier's Cephes library, logf).
+    #[inline(always)]
+    fn ln_unit(self) -> Self {
+        const ROOT_HALF: u32 = 0x3f35_04f3;
+        // Subtracted from the bits, the root of 1/2 turns the exponent over where m does.
+        let shifted = self.to_bits().wrapping_sub(ROOT_HALF);
+        let e = (shifted as i32 >> 23) as Self;
+        let m = Self::from_bits((shifted & 0x007f_ffff).wrapping_add(ROOT_HALF)) - 1.0;
+        let p = 7.037_683_6e-2;
+        let p = p * m - 1.151_461e-1;
+        let p = p * m + 1.167_699_9e-1;
+        let p = p * m - 1.242_014_1e-1;
+        let p = p * m + 1.424_932_3e-1;
+        let p = p * m - 1.666_805_8e-1;
+        let p = p * m + 2.000_071_5e-1;
+        let p = p * m - 2.499_999_4e-1;
+        let p = p * m + 0.333_333_3;
+        let s = m * m;
+        let small = p * m * s + e * -2.121_944_4e-4 - 0.5 * s;
+        m + small + e * 0.693_359_4
+    }
+
+    /// The nearest quarter turn, and polynomials for what is left of it (Cephes, sinf and cosf).
+    #[inline(always)]
+    fn sin_cos_turn(self) -> (Self, Self) {
+        let quarter = (4.0 * self + 0.5) as i32;
+        let t = std::f32::consts::TAU * (self - 0.25 * quarter as Self);
+        let s = t * t;
+        let p = -1.951_529_6e-4;
+        let p = p * s + 8.332_161e-3;
+        let p = p * s - 1.666_665_5e-1;
+        let sin = p * s * t + t;
+        let p = 2.443_315_7e-5;
+        let p = p * s - 1.388_731_6e-3;
+        let p = p * s + 4.166_664_6e-2;
+        let cos = p * s * s - 0.5 * s + 1.0;
+        let (a, b) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+        (if quarter & 2 == 0 { a } else { -a }, if (quarter + 1) & 2 == 0 { b } else { -b })
     }
 }
 
@@ -333,14 +397,16 @@ pub struct Draw {
 /// Calls `f(k, eps_k)` for each latent unit.
 #[inline(always)]
 fn for_each_normal<T: Real>(draw: Draw, units: usize, mut f: impl FnMut(usize, T)) {
+    /// Blocks of four that are drawn together.
+    const BLOCKS: usize = 16;
     let Draw { noise, update, user } = draw;
-    for block in 0..units.div_ceil(4) {
+    for from in (0..units).step_by(4 * BLOCKS) {
         let eps = if noise.keep > 0.0 {
-            random::normals(noise.seed, noise.stream, update, user, block as u32)
+            random::normals_lanes::<T, BLOCKS>(noise.seed, noise.stream, update, user, from as u32 / 4)
         } else {
-            [T::zero(); 4]
+            [[T::zero(); 4]; BLOCKS]
         };
-        for (k, &e) in (4 * block..units).zip(&eps) {
+        for (k, &e) in (from..units).zip(eps.as_flattened()) {
             f(k, e);
         }
     }

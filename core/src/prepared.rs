@@ -43,6 +43,7 @@ const MANIFEST: &str = "dataset.json";
 
 /// `dataset.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// What this is.
     pub format: String,
@@ -68,6 +69,7 @@ pub struct Manifest {
 
 /// The size of a held-out part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HeldOutSize {
     /// Its users.
     pub users: u32,
@@ -77,6 +79,7 @@ pub struct HeldOutSize {
 
 /// The size and checksum of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileSum {
     /// Its length in bytes.
     pub bytes: u64,

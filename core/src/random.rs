@@ -28,16 +28,27 @@ pub mod stream {
 
 /// Philox4x32 with ten rounds.
 #[inline(always)]
-pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    philox_lanes(counter.map(|word| [word]), key).map(|[word]| word)
+}
+
+/// The same for `N` counters side by side, whose rounds become vector instructions: word `w` of
+/// counter `n` is `counters[w][n]`.
+#[inline(always)]
+fn philox_lanes<const N: usize>(mut counters: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
     for round in 0..10 {
         if round > 0 {
             key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
         }
-        let a = u64::from(counter[0]) * 0xD251_1F53;
-        let b = u64::from(counter[2]) * 0xCD9E_8D57;
-        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+        let [c0, c1, c2, c3] = &mut counters;
+        for n in 0..N {
+            let a = u64::from(c0[n]) * 0xD251_1F53;
+            let b = u64::from(c2[n]) * 0xCD9E_8D57;
+            (c0[n], c1[n]) = ((b >> 32) as u32 ^ c1[n] ^ key[0], b as u32);
+            (c2[n], c3[n]) = ((a >> 32) as u32 ^ c3[n] ^ key[1], a as u32);
+        }
     }
-    counter
+    counters
 }
 
 /// The four words of a block: counter (update, user, block, high seed), key (low seed, stream).
@@ -62,16 +73,32 @@ pub fn keeps(seed: u64, stream: u32, update: u32, user: u32, item: u32, threshol
 /// and (2, 3), of which the upper 24 bits are used, so that f32 and f64 start from the same numbers.
 #[inline(always)]
 pub fn normals<T: Real>(seed: u64, stream: u32, update: u32, user: u32, at: u32) -> [T; 4] {
-    let words = block(seed, stream, update, user, at);
-    let pair = |a: u32, b: u32| {
-        let unit = T::of(1.0 / 16_777_216.0);
-        let radius = (T::of(-2.0) * (T::of(f64::from((a >> 8) + 1)) * unit).ln()).sqrt();
-        let angle = T::of(std::f64::consts::TAU) * (T::of(f64::from(b >> 8)) * unit);
-        (radius * angle.cos(), radius * angle.sin())
-    };
-    let (a, b) = pair(words[0], words[1]);
-    let (c, d) = pair(words[2], words[3]);
-    [a, b, c, d]
+    let [[block]] = [normals_lanes::<T, 1>(seed, stream, update, user, at)];
+    block
+}
+
+/// The draws of `N` blocks of four from block `at` on.
+#[inline(always)]
+pub(crate) fn normals_lanes<T: Real, const N: usize>(
+    seed: u64,
+    stream: u32,
+    update: u32,
+    user: u32,
+    at: u32,
+) -> [[T; 4]; N] {
+    let blocks = std::array::from_fn(|n| at.wrapping_add(n as u32));
+    let words = philox_lanes([[update; N], [user; N], blocks, [(seed >> 32) as u32; N]], [seed as u32, stream]);
+    let mut draws = [[T::zero(); 4]; N];
+    for half in [0, 2] {
+        for n in 0..N {
+            let (a, b) = (words[half][n] >> 8, words[half + 1][n] >> 8);
+            let radius = (T::of(-2.0) * T::share_of_24_bits(a + 1).ln_unit()).sqrt();
+            let (sin, cos) = T::share_of_24_bits(b).sin_cos_turn();
+            draws[n][half] = radius * cos;
+            draws[n][half + 1] = radius * sin;
+        }
+    }
+    draws
 }
 
 /// A sequential generator over one stream, for work on the host: orders, splits, initial weights.

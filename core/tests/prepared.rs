@@ -108,7 +108,7 @@ fn what_is_no_data_set_says_so() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(common::cases(48))]
 
     /// A damaged file never brings anything down, and is never taken for whole.
     #[test]

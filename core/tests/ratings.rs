@@ -358,6 +358,10 @@ fn columns_are_chosen_by_name_or_number() {
     let error = text(file, &all()).unwrap_err();
     assert_eq!(error.kind(), Kind::Data);
     assert!(error.to_string().contains("choose one with --user"), "{error}");
+    // Two columns are a user and an item, once it is said that there is a header.
+    let read = ReadOptions { header: Some(true), ..ReadOptions::default() };
+    let (two, _) = text("package,dependency\na,b\na,c\n", &PrepareOptions { read, ..all() }).unwrap();
+    assert_eq!((two.train.users(), two.train.items(), two.train.events()), (1, 2, 2));
 }
 
 #[test]

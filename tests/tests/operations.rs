@@ -526,6 +526,19 @@ fn approximations_in_single_precision_hold_their_bounds() {
     check("exp", 2.0, f32::expo, f64::exp, |x| (-86.9..87.9).contains(&x));
     check("tanh", 4.0, f32::tanh_, f64::tanh, |_| true);
     check("log1p", 2.0, f32::log1p_unit, f64::ln_1p, |x| (0.0..=1.0).contains(&x));
+    // What the noise is made of, at every number it is made from.
+    let all = || (1..=1_u32 << 24).map(|bits| (f32::share_of_24_bits(bits), f64::share_of_24_bits(bits)));
+    assert!(all().all(|(x, exact)| f64::from(x) == exact));
+    let worst = |error: fn(f32, f64) -> f64| all().map(|(x, exact)| error(x, exact)).fold(0.0, f64::max);
+    let log = worst(|x, exact| (f64::from(x.ln_unit()) - exact.ln()).abs() / exact.ln().abs().max(f64::MIN_POSITIVE));
+    assert!(log <= 2.0 * f64::from(f32::EPSILON), "ln is off by {log:e}");
+    let turn = worst(|x, exact| {
+        // A full turn is none.
+        let x = if x < 1.0 { x } else { 0.0 };
+        let ((sin, cos), (exact_sin, exact_cos)) = (x.sin_cos_turn(), exact.sin_cos_turn());
+        (f64::from(sin) - exact_sin).abs().max((f64::from(cos) - exact_cos).abs())
+    });
+    assert!(turn <= f64::from(f32::EPSILON), "sine or cosine is off by {turn:e}");
     assert!(f32::NAN.expo().is_nan() && f32::NAN.tanh_().is_nan());
     assert_eq!((f32::INFINITY.expo(), f32::NEG_INFINITY.expo()), (f32::INFINITY, 0.0));
     assert_eq!((100.0_f32.expo(), (-100.0_f32).expo(), 0.0_f32.expo()), (f32::INFINITY, 0.0, 1.0));

@@ -135,8 +135,10 @@ impl Columns {
         };
         let column = |what: &str, chosen: &Option<String>, known: &[&str], place: usize| -> Result<Option<usize>> {
             let Some(chosen) = chosen else {
-                let found = if header { find(first, known) } else { (place < first.len()).then_some(place) };
-                return Ok(found);
+                // Two columns are a user and an item, whatever they are called.
+                let by_place =
+                    !header || (first.len() == 2 && find(first, USER).is_none() && find(first, ITEM).is_none());
+                return Ok(if by_place { (place < first.len()).then_some(place) } else { find(first, known) });
             };
             let by_name = || first.iter().position(|name| header && name == chosen);
             let by_number = || chosen.parse().ok().and_then(|n: usize| n.checked_sub(1)).filter(|&n| n < first.len());

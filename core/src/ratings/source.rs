@@ -98,7 +98,7 @@ impl Reader<'_> {
             [b'P', b'A', b'R', b'1', ..] => self.parquet(name, self.spool(name, &head, input)?),
             _ if head.get(257..262) == Some(b"ustar") => self.tar(name, io::Cursor::new(head).chain(input)),
             _ if self.options.format == Some(Format::Parquet) => {
-                Err(Error::data(format!("{name}: this is not a Parquet file; leave out --format")))
+                Err(Error::data(format!("{name}: this is not a Parquet file; leave out --input-format")))
             }
             _ => self.text(name, &head, input),
         }

@@ -287,11 +287,14 @@ fn fields(sample: &[u8], delimiter: u8, step: usize, quoting: bool) -> impl Iter
 
 /// Mends a row that was cut at every `:` where only `::` delimits, `1::Alien: Covenant::4`: afterwards
 /// every other field is empty.
-#[inline]
 fn rejoin(row: &mut ByteRecord, delimiter: u8) {
-    if row.len() % 2 == 1 && row.iter().skip(1).step_by(2).all(<[u8]>::is_empty) {
-        return;
+    if row.len().is_multiple_of(2) || !row.iter().skip(1).step_by(2).all(<[u8]>::is_empty) {
+        cut_again(row, delimiter);
     }
+}
+
+#[cold]
+fn cut_again(row: &mut ByteRecord, delimiter: u8) {
     let line = row.iter().collect::<Vec<_>>().join(&delimiter);
     let mut rest = &line[..];
     row.clear();

@@ -29,7 +29,7 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
 /// The folder of real data: `$VAECF_DATA`, or `data` in the workspace. Where a data set is absent
 /// the test says so and is skipped.
 pub(crate) fn data(test: &str, name: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("data");
     let folder = std::env::var_os("VAECF_DATA").map_or(beside, PathBuf::from);
     let path = folder.join(name);
     if path.exists() {
