@@ -4,6 +4,33 @@
 //! products are those of the `gemm` crate, everything else is a pass over rows with the mathematics of
 //! [`vaecf_core::math`]. Each value is computed by one thread in a fixed order, so results do not
 //! depend on the number of threads.
+//!
+//! Training and asking, without a file:
+//!
+//! ```
+//! use vaecf_core::{config::{ModelConfig, TrainConfig}, dataset::Dataset, device::Device, matrix::Matrix,
+//!     popularity::Popularity, recommend::{Catalogue, Recommender}, trainer::Trainer};
+//! use vaecf_cpu::Cpu;
+//!
+//! // Whoever has tea has milk, and whoever has coffee has sugar.
+//! let items = ["tea", "milk", "coffee", "sugar"].into_iter().collect();
+//! let train = Matrix::from_rows(4, [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3]])?;
+//! let users = (0..train.users()).map(|user| user.to_string()).collect();
+//! let data = Dataset::new(train, None, None, items, users)?;
+//!
+//! let device = Device::new(Box::new(Cpu::<f32>::new(None)?));
+//! let model = ModelConfig { hidden: vec![16], latent: 4, ..ModelConfig::default() };
+//! let settings = TrainConfig { lr: 0.01, ..TrainConfig::paper() };
+//! let mut trainer = Trainer::new(&device, &model, &settings, &data, None)?;
+//! trainer.run(&mut ())?;
+//! let model = trainer.into_best()?;
+//!
+//! let popularity = Popularity::of(&data.train);
+//! let recommender = Recommender::new(&model, &popularity, Catalogue::default(), true, 1, 1)?;
+//! let best = recommender.recommend(&Matrix::from_rows(4, [[0]])?)?;
+//! assert_eq!(data.items.name(best[0].items[0].0), "milk");
+//! # Ok::<(), vaecf_core::Error>(())
+//! ```
 
 mod gemm;
 mod memory;

@@ -212,7 +212,7 @@ pub(crate) fn recommend<T: Real>(
     }
     let chunks @ Chunks { width, .. } = Chunks::of(layer.w.cols);
     // As many chunks at a time as keep all threads busy and are still in the cache afterwards.
-    let turn = (4 * exec.threads).min(chunks.count());
+    let turn = (4 * exec.threads).min(chunks.count()).max(1);
     let blocks = layer.blocks();
     let Layer { g, w, b, logits, .. } = layer;
     for (from, rows) in blocks {
