@@ -2,7 +2,7 @@
 //!
 //! [`Cpu<f32>`] is the product and [`Cpu<f64>`] the reference: one text, generic over the float. Matrix
 //! products are those of the `gemm` crate, everything else is a pass over rows with the mathematics of
-//! [`vaecf_core::math`]. Each value is computed by one thread in a fixed order, so results do not
+//! `vaecf_core::math`. Each value is computed by one thread in a fixed order, so results do not
 //! depend on the number of threads.
 //!
 //! Training and asking, without a file:
@@ -26,7 +26,8 @@
 //! let model = trainer.into_best()?;
 //!
 //! let popularity = Popularity::of(&data.train);
-//! let recommender = Recommender::new(&model, &popularity, Catalogue::default(), true, 1, 1)?;
+//! let (mask_history, k, users_at_once) = (true, 1, 1);
+//! let recommender = Recommender::new(&model, &popularity, Catalogue::default(), mask_history, k, users_at_once)?;
 //! let best = recommender.recommend(&Matrix::from_rows(4, [[0]])?)?;
 //! assert_eq!(data.items.name(best[0].items[0].0), "milk");
 //! # Ok::<(), vaecf_core::Error>(())

@@ -32,6 +32,7 @@ use crate::{
     files,
     model::Model,
     popularity::Popularity,
+    split::Threshold,
     tensors::{Tensor, Tensors, Values},
     trainer::{Best, Ending, Progress, Snapshot},
 };
@@ -64,6 +65,9 @@ pub struct Card {
     /// Whether their events had weights: so should the histories it ranks for.
     #[serde(default)]
     pub weighted: bool,
+    /// Which values counted when its data were prepared, where that is known: likewise.
+    #[serde(default)]
+    pub threshold: Option<Threshold>,
     /// Checksum (CRC-32) of `items.csv`.
     pub items_crc32: u32,
     /// Checksum (CRC-32) of the training histories; going on with others is refused.
@@ -170,6 +174,7 @@ impl ModelFolder {
             items: data.train.items(),
             users: data.train.users(),
             weighted: data.train.values().is_some(),
+            threshold: None,
             items_crc32: crc32fast::hash(&items),
             data_crc32: fingerprint(data),
             best: None,
@@ -297,6 +302,12 @@ impl ModelFolder {
 
     fn read_weights(&self) -> Result<Tensors> {
         let path = self.dir.join(WEIGHTS);
+        if !path.exists() {
+            return Err(Error::data(format!(
+                "{}: the run in this folder ended before its first checkpoint; go on with `vaecf train --resume`",
+                self.dir.display()
+            )));
+        }
         let (mut groups, _) = read_tensors(&path)?;
         groups.remove("").ok_or_else(|| Error::data(format!("{}: there are no weights in it", path.display())))
     }

@@ -3,6 +3,33 @@
 //! Lists of "user touched item" become a [`dataset::Dataset`], which trains a model of the Mult-VAE
 //! family (Liang, Krishnan, Hoffman, Jebara, WWW 2018) on any [`backend::Backend`].
 //! This crate knows no particular backend, no command line and no global state.
+//!
+//! In reading order: [`dataset`] holds what is trained on ([`matrix`], or from files `prepare` and
+//! `ratings`), [`device`] owns a backend, [`trainer`] makes a [`model`] on it, [`evaluate`] measures it,
+//! [`recommend`] asks it. The crate `vaecf-cpu` is a backend, and begins with an example of all of that
+//! in memory. To serve a model that `vaecf train` wrote:
+//!
+//! ```no_run
+//! # #[cfg(feature = "files")]
+//! # fn serve(backend: Box<dyn vaecf_core::backend::Backend>) -> vaecf_core::Result<()> {
+//! use vaecf_core::{checkpoint::ModelFolder, device::Device, matrix::Matrix, recommend::{Catalogue, Recommender}};
+//!
+//! let saved = ModelFolder::new("model/").read()?;
+//! let device = Device::new(backend);
+//! let model = saved.on(&device)?;
+//! // 20 items a user, up to 256 users at once, nothing that a user has already.
+//! let (k, batch, mask) = (20, 256, true);
+//! let recommender = Recommender::new(&model, &saved.popularity, Catalogue::default(), mask, k, batch)?;
+//! let known = saved.items.lookup();
+//! let history: Vec<u32> = ["1196", "260"].iter().filter_map(|id| known.get(id).copied()).collect();
+//! for (item, score) in &recommender.recommend(&Matrix::from_rows(model.items(), [history])?)?[0].items {
+//!     println!("{} {score}", saved.items.name(*item));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The feature `files` (on by default) reads and writes files; without it the crate builds for wasm32.
 
 pub mod backend;
 #[cfg(feature = "files")]

@@ -172,8 +172,11 @@ struct Preparation<'a> {
 
 impl Preparation<'_> {
     fn read(&mut self, sources: Vec<Source>, times: bool) -> Result<Events> {
-        let keep = Keep { threshold: self.options.threshold, values: self.options.weights, times };
+        let keep = Keep { threshold: self.options.threshold, values: self.options.weights, times, if_any: false };
         let (events, read) = ratings::read(sources, &self.options.read, keep, &mut self.users, &mut self.items)?;
+        if let (true, Some(threshold), below @ 1..) = (events.is_empty(), keep.threshold, read.below_threshold) {
+            return Err(Error::data(format!("none of {below} values is {threshold}: choose another threshold")));
+        }
         self.report.read.add(read);
         Ok(events)
     }

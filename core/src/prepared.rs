@@ -94,7 +94,10 @@ impl Manifest {
     /// Where the folder is not one, or was written by a newer version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if dir.exists() && !path.exists() {
+        if !dir.exists() {
+            return Err(Error::data(format!("{}: there is no such file or folder", dir.display())));
+        }
+        if !path.exists() {
             return Err(Error::data(format!(
                 "{0}: this is not a prepared data set; make one with `vaecf prepare {0} -o data/`",
                 dir.display()

@@ -102,6 +102,8 @@ pub struct Keep {
     pub values: bool,
     /// Keep times.
     pub times: bool,
+    /// Threshold and values are for files that have values; in others every row counts, and weighs one.
+    pub if_any: bool,
 }
 
 /// What was read, and what was not.
@@ -160,7 +162,17 @@ pub fn read(
 ) -> Result<(Events, ReadReport)> {
     let events = Events::new(keep.values, keep.times);
     let report = ReadReport::default();
-    let mut reader = Reader { options, keep, users, items, events, report, inside: Vec::new(), format: String::new() };
+    let mut reader = Reader {
+        options,
+        keep,
+        users,
+        items,
+        events,
+        report,
+        inside: Vec::new(),
+        format: String::new(),
+        valueless: false,
+    };
     for source in sources {
         let (name, before) = (source.name(), reader.report.rows);
         reader.source(source)?;
@@ -229,11 +241,13 @@ struct Reader<'a> {
     inside: Vec<&'static str>,
     /// What the source was taken for.
     format: String,
+    /// The file has no values, and need not have any.
+    valueless: bool,
 }
 
 impl Reader<'_> {
     fn needs_value(&self) -> bool {
-        self.keep.threshold.is_some() || self.keep.values
+        (self.keep.threshold.is_some() || self.keep.values) && !self.valueless
     }
 
     /// One row; fields that are not needed are not looked at. Says what is wrong with it, if anything;
@@ -276,6 +290,7 @@ impl Reader<'_> {
     #[inline]
     fn event(&mut self, user: Id<'_>, item: Id<'_>, value: f64, time: i64) -> Result<Option<&'static str>> {
         if let Some(threshold) = self.keep.threshold
+            && !self.valueless
             && !threshold.keeps(value)
         {
             self.report.rows += 1;

@@ -94,6 +94,10 @@ impl Compare {
 }
 
 fn read(path: &Path) -> Result<Evaluated> {
+    if path.is_dir() {
+        let what = "this is a folder; name the JSON file that `vaecf evaluate -o` wrote";
+        return Err(Error::usage(format!("{}: {what}", path.display())));
+    }
     let text = std::fs::read(path).map_err(|e| Error::io("reading", path, &e))?;
     serde_json::from_slice(&text).map_err(|e| {
         Error::data(format!("{}: not an evaluation as `vaecf evaluate -o` writes it: {e}", path.display()))

@@ -109,7 +109,7 @@ impl Demo {
         context.settings.set(&train)?;
         let device = context.device()?;
         let model_folder = ModelFolder::new(folder.join("model"));
-        let job = Job { data: &data, device: &device, folder: model_folder.clone(), model, train };
+        let job = Job { data: &data, device: &device, folder: model_folder.clone(), model, train, threshold: None };
         let (card, ending) = job.run(None, false, &context, Format::Table)?;
         if ending == Ending::Interrupted {
             return Err(Stop::Interrupted);

@@ -94,9 +94,11 @@ impl Held {
         let part = if self == Self::Test { &data.test } else { &data.validation };
         part.as_ref().ok_or_else(|| {
             let name = self.name();
-            Error::data(format!(
-                "the data set has no {name} part; prepare it with one, or choose the other with --part"
-            ))
+            let other = match (&data.validation, &data.test) {
+                (None, None) => "",
+                _ => ", or choose the other with --part",
+            };
+            Error::data(format!("the data set has no {name} part; prepare it with one{other}"))
         })
     }
 }

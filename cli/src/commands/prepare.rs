@@ -49,7 +49,7 @@ pub(crate) struct Prepare {
     #[command(flatten)]
     reading: Reading,
 
-    /// Which values count, such as `>3.5` or `>=4`
+    /// Which values count, such as '>3.5' or '>=4' (in quotes, for the shell); 4 means '>=4'
     #[arg(long, value_name = "LIMIT", help_heading = "Filters")]
     threshold: Option<Threshold>,
     /// Keep the values as weights; otherwise every event weighs one
@@ -207,9 +207,10 @@ impl Prepare {
 
 /// What was kept and what was dropped, and why.
 pub(crate) fn kept(report: &PrepareReport) -> String {
-    let mut flow = Table(Vec::new());
+    let (mut flow, mut formats) = (Table(Vec::new()), String::new());
     for source in &report.read.sources {
-        flow.row([format!("{} ({})", source.name, source.format), grouped(source.rows)]);
+        flow.row([source.name.clone(), grouped(source.rows)]);
+        formats += &format!("{}: {}\n", source.name, source.format);
     }
     let (read, split) = (&report.read, &report.split);
     let dropped = |flow: &mut Table, what: &str, count: u64| {
@@ -219,7 +220,7 @@ pub(crate) fn kept(report: &PrepareReport) -> String {
     };
     dropped(&mut flow, "no user or item", read.missing_id);
     dropped(&mut flow, "below the threshold", read.below_threshold);
-    dropped(&mut flow, "repeats of a pair (one event, the last value)", report.repeats);
+    dropped(&mut flow, "repeats of a pair: one event, and of its values the last", report.repeats);
     dropped(&mut flow, "items with too few events", split.rare_item);
     dropped(&mut flow, "users with too few events", split.rare_user);
     flow.row(["events kept".into(), grouped(split.events)]);
@@ -246,5 +247,5 @@ pub(crate) fn kept(report: &PrepareReport) -> String {
         ]);
     }
     let examples: String = read.bad_examples.iter().map(|line| format!("  {line}\n")).collect();
-    format!("{flow}{examples}\n{parts}")
+    format!("{formats}\n{flow}{examples}\n{parts}")
 }

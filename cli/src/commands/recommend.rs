@@ -77,12 +77,12 @@ pub(crate) struct Recommend {
     /// Never recommend the items in this file, one id a line
     #[arg(long, value_name = "FILE")]
     deny: Option<PathBuf>,
-    /// Which values of the histories count, such as `>3.5`: what the model's data were prepared with
+    /// Which values of the histories count, such as `>3.5`; what the model's data were prepared with unless given
     #[arg(long, value_name = "LIMIT")]
     threshold: Option<Threshold>,
     #[command(flatten)]
     reading: Reading,
-    /// The file to write: .csv, .parquet, .json or .jsonl; otherwise standard output
+    /// The file to write: .csv, .parquet, .jsonl, or .json for one array; otherwise standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// How to write it, where the ending of the file does not tell
@@ -103,6 +103,8 @@ enum Form {
     Table,
     /// One object a user and line
     Json,
+    /// The same objects as one array
+    JsonArray,
     /// One row a recommendation
     Csv,
     /// The same, in columns
@@ -205,7 +207,8 @@ impl Recommend {
             (None, None) => Ok(Form::Table),
             (None, Some("csv")) => Ok(Form::Csv),
             (None, Some("parquet")) => Ok(Form::Parquet),
-            (None, Some("json" | "jsonl")) => Ok(Form::Json),
+            (None, Some("jsonl")) => Ok(Form::Json),
+            (None, Some("json")) => Ok(Form::JsonArray),
             (None, Some("txt")) => Ok(Form::Table),
             (None, Some(_)) => Err(Error::usage(
                 "the ending of the file does not tell its form: use .csv, .parquet, .json or .jsonl, or name it with --format",
@@ -220,9 +223,14 @@ impl Recommend {
         for item in saved.items.iter() {
             ids.number(item)?;
         }
-        let keep = Keep { threshold: self.threshold, values: saved.card.weighted, times: false };
+        let threshold = self.threshold.or(saved.card.threshold);
+        let keep = Keep { threshold, values: saved.card.weighted, times: false, if_any: self.threshold.is_none() };
         let (events, report) =
             ratings::read(vec![Source::from(path)], &self.reading.options(), keep, &mut users, &mut ids)?;
+        if let (Some(threshold), 1..) = (threshold, report.below_threshold) {
+            let count = grouped(report.below_threshold);
+            ui.note(format_args!("{}: {count} events are left out, their values are not {threshold}", path.display()));
+        }
         let dropped = [
             ("rows without a user or an item were left out", report.missing_id),
             ("lines that cannot be read were skipped", report.bad_lines),
@@ -231,7 +239,8 @@ impl Recommend {
             ui.warn(format_args!("{}: {} {what}", path.display(), grouped(count)));
         }
         if events.is_empty() {
-            return Err(Error::data(format!("{}: there is no history in it", path.display())));
+            let why = if report.below_threshold > 0 { ": no value passes the threshold" } else { "" };
+            return Err(Error::data(format!("{}: there is no history in it{why}", path.display())));
         }
         let rows = events.group(users.names().len(), ids.names().len(), false)?;
         let known = saved.items.len();
@@ -407,7 +416,7 @@ impl Job<'_> {
         let form = match self.form {
             Form::Csv => Some(sheet::Form::Csv),
             Form::Parquet => Some(sheet::Form::Parquet),
-            Form::Table | Form::Json => None,
+            Form::Table | Form::Json | Form::JsonArray => None,
         };
         if let Some(form) = form {
             let names = ["user", "rank", "item", "score", "popular"];
@@ -415,10 +424,23 @@ impl Job<'_> {
             self.batches(histories, |job, done| sheet.write(&job.columns(done)).map_err(failed))?;
             return sheet.finish().map_err(failed);
         }
+        // Between the objects of an array, and around them.
+        let (mut before, between, end) = match self.form {
+            Form::JsonArray => ("[\n", ",\n", "\n]\n"),
+            _ => ("", "", ""),
+        };
         self.batches(histories, |job, done| {
-            let text = if job.form == Form::Json { job.json(done) } else { job.table(done) };
+            let text = match job.form {
+                Form::Table => job.table(done),
+                Form::JsonArray => job.json(done).trim_end().replace('\n', between),
+                _ => job.json(done),
+            };
+            let text = format!("{}{text}", std::mem::replace(&mut before, between));
             to.write_all(text.as_bytes()).and_then(|()| to.flush()).map_err(failed)
-        })
+        })?;
+        // Of no user there is an empty array.
+        let start = if before == between { "" } else { before };
+        to.write_all(format!("{start}{end}").as_bytes()).and_then(|()| to.flush()).map_err(failed)
     }
 
     fn batches(

@@ -20,6 +20,7 @@ use vaecf_core::{
     device::Device,
     metrics::Metric,
     prepared,
+    split::Threshold,
     trainer::{Best, Ending, EpochReport, Observer, Pace, Plan, Snapshot, Trainer},
 };
 
@@ -41,6 +42,7 @@ const LOG: &str = "training.jsonl";
 The folder of the model stands alone: weights, item ids, popularity, how it was made. The best epoch by
 validation is the result. Ctrl-C writes a checkpoint and exits 130; --resume goes on from there, or from a
 crash, to the very bits of a run that was never stopped.",
+    allow_negative_numbers = true,
     after_help = "Examples:
   vaecf train data/ -o model/
   vaecf train data/ -o model/ --preset paper
@@ -68,16 +70,16 @@ pub(crate) struct Train {
     #[arg(long, value_enum)]
     preset: Option<Preset>,
 
-    /// Member of the family: mult-vae, mult-dae, gaussian-vae, logistic-vae
+    /// Member of the family: mult-vae (default), mult-dae, gaussian-vae, logistic-vae
     #[arg(long, value_parser = member, help_heading = "Model")]
     member: Option<Member>,
-    /// Units of the encoder's hidden layers, mirrored by the decoder, such as 600,300; or none
+    /// Units of the encoder's hidden layers, mirrored by the decoder, such as 600,300; or none (default 600)
     #[arg(long, value_name = "UNITS", help_heading = "Model")]
     hidden: Option<Hidden>,
-    /// Units of the latent layer
+    /// Units of the latent layer (default 200)
     #[arg(long, value_name = "UNITS", help_heading = "Model")]
     latent: Option<u32>,
-    /// Curve of the hidden layers: tanh, relu, identity
+    /// Curve of the hidden layers: tanh (default), relu, identity
     #[arg(long, value_parser = curve, help_heading = "Model")]
     curve: Option<Curve>,
     /// Confidence of seen items; gaussian-vae only
@@ -117,7 +119,7 @@ pub(crate) struct Train {
     /// Updates over which that weight would rise from 0 to 1
     #[arg(long, value_name = "UPDATES", help_heading = "Training")]
     kl_steps: Option<f64>,
-    /// What validation looks at, such as ndcg@100
+    /// What validation looks at (default ndcg@100)
     #[arg(long, value_name = "METRIC", help_heading = "Training")]
     metric: Option<Metric>,
     /// Epochs between validations
@@ -134,7 +136,8 @@ pub(crate) struct Train {
 /// Where settings start from.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Preset {
-    /// Follows the size of the data set
+    /// Follows the size of the data set: about 100 updates an epoch, batches of 50 to 500 users, learning rate
+    /// 0.001, at most 200 epochs, patience 15
     Default,
     /// Liang et al. 2018: batch 500, learning rate 0.001, 200 epochs
     Paper,
@@ -196,7 +199,7 @@ impl Train {
         context.settings.set(&model)?;
         context.settings.set(&train)?;
         let device = context.device()?;
-        let job = Job { data: &data, device: &device, folder, model, train };
+        let job = Job { data: &data, device: &device, folder, model, train, threshold: threshold(&self.data)? };
         let (card, ending) = job.run(resumed, self.force, &context, self.format)?;
         if ending == Ending::Interrupted {
             let again = format!("vaecf train {} -o {} --resume", self.data.display(), self.output.display());
@@ -277,6 +280,12 @@ fn set<T: Clone>(setting: &mut T, given: Option<&T>) {
     }
 }
 
+/// The threshold that a data set was prepared with, where it says so.
+fn threshold(data: &Path) -> Result<Option<Threshold>> {
+    let made = prepared::Manifest::read(data)?.made;
+    Ok(made.pointer("/options/threshold").and_then(|threshold| serde_json::from_value(threshold.clone()).ok()))
+}
+
 /// A run: what is trained on what, and where it goes.
 pub(crate) struct Job<'a> {
     pub(crate) data: &'a Dataset,
@@ -284,6 +293,8 @@ pub(crate) struct Job<'a> {
     pub(crate) folder: ModelFolder,
     pub(crate) model: ModelConfig,
     pub(crate) train: TrainConfig,
+    /// What the data were prepared with.
+    pub(crate) threshold: Option<Threshold>,
 }
 
 impl Job<'_> {
@@ -304,12 +315,17 @@ impl Job<'_> {
         let mut trainer = Trainer::new(self.device, &self.model, &self.train, self.data, snapshot)?;
         let mut card = match card {
             Some(card) => Card { train: self.train.clone(), ending: None, ..card },
-            None => self.begin(force)?,
+            None => Card { threshold: self.threshold, ..self.begin(force)? },
         };
         self.folder.write_card(&card)?;
         write_text(&self.folder.path().join(run_file::NAME), &context.settings.text("train"))?;
-        if let Some(epoch) = after {
-            context.ui.note(format_args!("going on after epoch {epoch}"));
+        match after {
+            Some(epoch) if epoch >= self.train.epochs => context.ui.warn(format_args!(
+                "all {} epochs are done, there is nothing to go on with; more of them: --epochs N",
+                self.train.epochs
+            )),
+            Some(epoch) => context.ui.note(format_args!("going on after epoch {epoch}")),
+            None => {}
         }
         interrupt::listen()?;
         let mut watch = Watch {
@@ -360,8 +376,12 @@ fn announce(plan: &Plan, job: &Job<'_>, context: &Context) {
         .filter(|s| !s.is_empty())
         .map(String::from)
         .collect();
+    let patience = match train.patience {
+        0 => String::new(),
+        patience => format!(", patience {patience}"),
+    };
     context.ui.note(format_args!(
-        "model: {} {}, {} parameters; {} users, {} items, {} events; batches of {}",
+        "model: {} {}, {} parameters; {} users, {} items, {} events; batches of {}, at most {} epochs{patience}",
         model.member.name(),
         shape.join("-"),
         grouped(plan.parameters),
@@ -369,6 +389,7 @@ fn announce(plan: &Plan, job: &Job<'_>, context: &Context) {
         grouped(data.train.items().into()),
         grouped(data.train.events()),
         train.batch.min(data.train.users()),
+        train.epochs,
     ));
     let free = plan.available.map(|free| format!(" of {} free", bytes(free))).unwrap_or_default();
     let host = match plan.host_memory {

@@ -32,6 +32,7 @@ fn a_missing_file() {
     fails(dir.path(), &["evaluate", "none", "data"], 3, &["none", "no model"]);
     fails(dir.path(), &["recommend", "none", "users.csv"], 3, &["none", "no model"]);
     fails(dir.path(), &["compare", "a.json", "b.json"], 3, &["a.json", "no such file"]);
+    fails(dir.path(), &["compare", ".", "."], 2, &["a folder", "vaecf evaluate -o"]);
     fails(dir.path(), &["train", "data", "-o", "model", "--config", "run.toml"], 3, &["run.toml", "no such file"]);
 }
 
@@ -339,6 +340,7 @@ fn wrong_words_on_the_command_line() {
         (["--epochs", "0"], "epochs"),
         (["--dropout", "1"], "dropout"),
         (["--lr", "NaN"], "learning rate"),
+        (["--lr", "-1"], "learning rate"),
         (["--latent", "0"], "units"),
         (["--backend", "cuda"], "no CUDA backend"),
         (["--backend", "./mine.so"], "shared libraries"),

@@ -222,6 +222,34 @@ fn histories_have_the_weights_that_the_model_was_trained_with() {
     fails(dir.path(), &["recommend", "model", "-", "--header", "true"], 2, &["come from no file"]);
 }
 
+/// What was prepared with a threshold recommends with it; files without values have all their rows.
+#[test]
+fn the_threshold_goes_with_the_model() {
+    let dir = prepared();
+    run(dir.path(), &["prepare", "ratings.csv", "-o", "liked", "--threshold", ">1", "-q", "--min-user", "1"], 0);
+    run(dir.path(), &[&["train", "liked", "-o", "model", "-q", "--epochs", "2"], &SMALL[..]].concat(), 0);
+    let recommend =
+        |file: &str, code: i32| run(dir.path(), &["recommend", "model", file, "-k", "3", "--format", "json"], code);
+    file(dir.path(), "mixed.csv", "user,item,rating\na,t0-1,5\na,t0-2,1\n");
+    file(dir.path(), "liked.csv", "user,item\na,t0-1\n");
+    let (mixed, liked) = (recommend("mixed.csv", 0), recommend("liked.csv", 0));
+    assert_eq!(mixed.stdout, liked.stdout);
+    assert!(mixed.stderr.contains("1 events are left out"), "{}", mixed.stderr);
+    file(dir.path(), "list.txt", "a t0-1\nb t0-1 t1-2 t1-3\n");
+    assert_eq!(recommend("list.txt", 0).stdout.lines().count(), 2);
+    file(dir.path(), "hated.csv", "user,item,rating\na,t0-1,1\n");
+    fails(dir.path(), &["recommend", "model", "hated.csv"], 3, &["no value passes the threshold"]);
+    fails(dir.path(), &["prepare", "ratings.csv", "-o", "none", "--threshold", ">5"], 3, &["none of 972 values is >5"]);
+
+    // One array in .json, one object a line in .jsonl.
+    for (batch, name) in [("1", "one.json"), ("100", "all.json")] {
+        run(dir.path(), &["recommend", "model", "ratings.csv", "-k", "2", "-o", name, "--batch", batch, "-q"], 0);
+    }
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).expect("a result");
+    assert_eq!(json(&text("all.json")).as_array().map(Vec::len), Some(120));
+    assert_eq!(text("all.json"), text("one.json"));
+}
+
 #[test]
 fn colours_only_where_they_are_wanted() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -156,7 +156,7 @@ impl Columns {
         let item = needed("item", "choose one with --item", column("item", &options.item, ITEM, 1)?)?;
         let mut value = column("value", &options.value, VALUE, 2)?;
         let mut time = column("time", &options.time, TIME, 3)?;
-        if keep.threshold.is_some() || keep.values {
+        if (keep.threshold.is_some() || keep.values) && !(keep.if_any && options.value.is_none()) {
             value = Some(needed("value", "choose one with --value, or leave out threshold and weights", value)?);
         }
         if keep.times {
@@ -180,8 +180,11 @@ impl Columns {
     /// What was found, for the report.
     pub(super) fn describe(&self, keep: Keep) -> String {
         let mut text = format!("user {}, item {}", self.name(self.user), self.name(self.item));
-        if keep.threshold.is_some() || keep.values {
-            text += &format!(", value {}", self.name(self.value));
+        let asked = keep.threshold.is_some() || keep.values;
+        if let Some(value) = Some(self.value).filter(|&value| value != usize::MAX && (asked || !self.names.is_empty()))
+        {
+            let unused = if asked { "" } else { " not used: see --threshold and --weights" };
+            text += &format!(", value {}{unused}", self.name(value));
         }
         if keep.times {
             text += &format!(", time {}", self.name(self.time));

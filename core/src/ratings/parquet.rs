@@ -32,6 +32,7 @@ impl Reader<'_> {
         let names: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
         let columns = Columns::resolve(name, &names, true, self.options, self.keep)?;
         self.format = format!("Parquet; {}", columns.describe(self.keep));
+        self.valueless = self.keep.if_any && columns.value == usize::MAX;
         let mut wanted = vec![columns.user, columns.item];
         if self.needs_value() {
             wanted.push(columns.value);

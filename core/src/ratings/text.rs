@@ -108,6 +108,7 @@ impl Reader<'_> {
         let rest: Vec<_> = rows.take(SAMPLE_ROWS).collect();
         let (mut columns, header) = Columns::find(file, &first, &rest, self.options, self.keep)?;
         let described = columns.describe(self.keep);
+        self.valueless = self.keep.if_any && columns.value == usize::MAX;
         let delimiter_name = match (delimiter, step) {
             (b'\t', _) => "tab".to_owned(),
             (b, 1) => format!("`{}`", char::from(b)),
@@ -188,6 +189,7 @@ impl Reader<'_> {
 
     /// `item:` and then `user,rating,date`; also the probe's `item:` and then `user`.
     fn netflix(&mut self, file: &str, input: impl Read) -> Result<()> {
+        self.valueless = false;
         "Netflix, `item:` and then `user,rating,date`".clone_into(&mut self.format);
         let mut records = Records::new(input, b',', 1, false);
         let mut item = Vec::new();
@@ -233,7 +235,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn no_values(&self, file: &str, what: &str) -> Result<()> {
+    fn no_values(&mut self, file: &str, what: &str) -> Result<()> {
+        self.valueless = self.keep.if_any;
         if self.needs_value() || self.keep.times {
             return Err(Error::usage(format!(
                 "{file}: {what} has neither values nor times; leave out threshold and weights, and choose a split without times"
