@@ -16,6 +16,13 @@ pub trait Real:
 {
     /// Which of the two it is.
     const MASTER: Master;
+    /// A score and an item as one integer: see [`Real::rank`].
+    type Rank: Ord + Copy + Send + Sync + std::fmt::Debug;
+    /// The place of a score in a ranking: the better comes first, NaN last, and among equals (0 and -0
+    /// are equal) the smaller item. Integers are sorted much faster than pairs are compared.
+    fn rank(self, item: u32) -> Self::Rank;
+    /// The score and the item of a rank.
+    fn unrank(rank: Self::Rank) -> (Self, u32);
     /// Rounded from double precision.
     fn of(x: f64) -> Self;
     /// Widened to double precision.
@@ -37,6 +44,20 @@ pub trait Real:
 
 impl Real for f64 {
     const MASTER: Master = Master::F64;
+    type Rank = u128;
+    #[inline(always)]
+    fn rank(self, item: u32) -> u128 {
+        let bits = if self.is_nan() { u64::MAX } else { (self + 0.0).to_bits() };
+        // Rising bits for falling scores: above zero all but the sign is turned over.
+        let falling = if self > 0.0 || bits == 0 { bits ^ (u64::MAX >> 1) } else { bits };
+        u128::from(falling) << 32 | u128::from(item)
+    }
+    #[inline(always)]
+    fn unrank(rank: u128) -> (Self, u32) {
+        let falling = (rank >> 32) as u64;
+        let bits = if falling >> 63 == 0 { falling ^ (u64::MAX >> 1) } else { falling };
+        (Self::from_bits(bits), rank as u32)
+    }
     #[inline(always)]
     fn of(x: f64) -> Self {
         x
@@ -73,6 +94,19 @@ impl Real for f64 {
 
 impl Real for f32 {
     const MASTER: Master = Master::F32;
+    type Rank = u64;
+    #[inline(always)]
+    fn rank(self, item: u32) -> u64 {
+        let bits = if self.is_nan() { u32::MAX } else { (self + 0.0).to_bits() };
+        let falling = if self > 0.0 || bits == 0 { bits ^ (u32::MAX >> 1) } else { bits };
+        u64::from(falling) << 32 | u64::from(item)
+    }
+    #[inline(always)]
+    fn unrank(rank: u64) -> (Self, u32) {
+        let falling = (rank >> 32) as u32;
+        let bits = if falling >> 31 == 0 { falling ^ (u32::MAX >> 1) } else { falling };
+        (Self::from_bits(bits), rank as u32)
+    }
     #[inline(always)]
     fn of(x: f64) -> Self {
         x as Self

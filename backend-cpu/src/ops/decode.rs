@@ -38,7 +38,7 @@ pub(crate) struct Layer<'a, T> {
 
 /// What lies between the passes, kept from call to call.
 #[derive(Debug)]
-pub(crate) struct Scratch<T> {
+pub(crate) struct Scratch<T: Real> {
     /// The histories, chunk by chunk.
     cut: Cut<T>,
     /// What each chunk tells of each user's loss.

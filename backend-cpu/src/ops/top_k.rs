@@ -1,7 +1,5 @@
 //! The best items of each row.
 
-use std::cmp::Ordering;
-
 use rayon::prelude::*;
 use vaecf_core::math::Real;
 
@@ -21,9 +19,8 @@ const LANES: usize = 16;
 /// Items that do not beat the k-th best so far are passed over, [`WIDE`] at a time; the others
 /// gather until there are twice as many as wanted, when the worse half goes and the bar rises.
 #[derive(Clone, Debug)]
-pub(crate) struct Best<T> {
-    /// Score and item.
-    candidates: Vec<(T, u32)>,
+pub(crate) struct Best<T: Real> {
+    candidates: Vec<T::Rank>,
     /// The score to beat, once there is one: a tie comes later than what set it, so it loses.
     bar: Option<T>,
 }
@@ -100,13 +97,15 @@ impl<T: Real> Best<T> {
                     seen = later;
                 }
                 if seen.first() != Some(&item) {
-                    self.candidates.push((score, item));
+                    self.candidates.push(score.rank(item));
                 }
             }
         }
-        if self.candidates.len() >= (2 * k).max(k + LANES) {
-            let (_, &mut (kth, _), _) = self.candidates.select_nth_unstable_by(k - 1, better);
-            self.bar = (!kth.is_nan()).then_some(kth);
+        // The first bar is worth waiting for: what beats none needs no comparing.
+        let room = if self.bar.is_none() { 6 * k } else { 2 * k };
+        if self.candidates.len() >= room.max(k + LANES) {
+            let (_, &mut kth, _) = self.candidates.select_nth_unstable(k - 1);
+            self.bar = Some(T::unrank(kth).0).filter(|kth| !kth.is_nan());
             self.candidates.truncate(k);
         }
         seen
@@ -117,22 +116,15 @@ impl<T: Real> Best<T> {
         let results = items.par_chunks_mut(k).zip(values.par_chunks_mut(k));
         results.zip(best).for_each(|((items, values), Self { candidates, .. })| {
             if candidates.len() > k {
-                candidates.select_nth_unstable_by(k - 1, better);
+                candidates.select_nth_unstable(k - 1);
                 candidates.truncate(k);
             }
-            candidates.sort_unstable_by(better);
-            for ((item, value), &(score, index)) in items.iter_mut().zip(&mut *values).zip(candidates.iter()) {
-                (*item, *value) = (index, score);
+            candidates.sort_unstable();
+            for ((item, value), &rank) in items.iter_mut().zip(&mut *values).zip(candidates.iter()) {
+                (*value, *item) = T::unrank(rank);
             }
             items[candidates.len()..].fill(u32::MAX);
             values[candidates.len()..].fill(T::neg_infinity());
         });
     }
-}
-
-/// Higher scores first, NaN last, and among equals the smaller index.
-#[inline(always)]
-fn better<T: Real>(a: &(T, u32), b: &(T, u32)) -> Ordering {
-    let by_score = b.0.partial_cmp(&a.0).unwrap_or_else(|| a.0.is_nan().cmp(&b.0.is_nan()));
-    by_score.then(a.1.cmp(&b.1))
 }
