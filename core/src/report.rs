@@ -216,7 +216,10 @@ impl fmt::Display for Evaluation {
                 std::iter::once(title.to_string()).chain(self.by_activity.iter().map(cell)).collect::<Vec<_>>()
             };
             let mut rows = vec![
-                column("items in history", &|g| format!("{}-{}", g.shortest, g.longest)),
+                column("items in history", &|g| match g.longest == g.shortest {
+                    true => g.shortest.to_string(),
+                    false => format!("{}-{}", g.shortest, g.longest),
+                }),
                 column("users", &|g| g.users.to_string()),
             ];
             rows.extend(first.metrics.keys().map(|metric| {

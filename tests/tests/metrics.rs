@@ -656,7 +656,7 @@ ndcg@4      0.35196     0.35196
 coverage@4  0.83333           -
 2 users scored, 1 without a target left out; metrics chosen one by one
 
-items in history      0-0    12-12
+items in history        0       12
 users                   1        1
 recall@4          0.66667  0.00000
 ndcg@4            0.70392  0.00000
