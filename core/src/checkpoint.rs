@@ -133,9 +133,9 @@ impl ModelFolder {
         let shown = self.dir.display();
         let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-        // A run that was killed early has no more than its items.
-        let known =
-            |name: &String| [WEIGHTS, TRAINING, CONFIG, ITEMS].contains(&&**name) || name.starts_with(files::DRAFT);
+        // A run that was killed while it began has no card yet, but maybe what stood beside an older one.
+        let written = [WEIGHTS, TRAINING, CONFIG, ITEMS, "training.jsonl", "run.toml"];
+        let known = |name: &String| written.contains(&&**name) || name.starts_with(files::DRAFT);
         let ours = names.iter().all(known) || self.card().is_ok();
         match (names.is_empty(), ours, force) {
             (true, ..) | (_, true, true) => Ok(()),

@@ -125,6 +125,11 @@ fn nothing_is_overwritten_without_force() {
     assert!(bits(dir.path(), "model") != before);
     assert_eq!(epochs(dir.path(), "model"), [1]);
 
+    // Killed while it began anew, a run leaves no card; its folder is still that of a model.
+    fs::remove_file(dir.path().join("model/config.json")).expect("a card");
+    fails(dir.path(), &again, 2, &["model", "--force"]);
+    train(dir.path(), &["-o", "model", "--epochs", "1", "--force"]);
+
     // What is no model is never replaced.
     let kept = files(&dir.path().join("data"));
     for force in [&[][..], &["--force"]] {
