@@ -7,11 +7,11 @@
 //! # What a backend may rely on
 //! - **Order.** Calls take effect in call order. A call may return before its work is done; only
 //!   [`Backend::download`] and [`Backend::sync`] wait.
-//! - **Arguments are valid.** Handles are live, ranges lie inside their buffers, shapes agree,
+//! - **Arguments are valid.** Ranges lie inside their buffers, shapes agree,
 //!   item indices are below the item count, indices ascend within a row, and outputs do not overlap
 //!   inputs unless an operation says "in place". A matrix takes up all from its first element to its
 //!   last, so an output never lies between the columns of another argument. [`crate::device`] has
-//!   checked all of it.
+//!   checked all of it. Any number of rows may be zero: sums over no rows are zeros.
 //! - **Addresses are fixed.** Nothing is allocated or freed between the first and the last step of
 //!   a run, and each step issues the same calls with the same arguments; what changes from step to
 //!   step is in the step buffer ([`StepParams`]). So a step can be captured once and replayed.
@@ -20,11 +20,15 @@
 //! - **Errors.** An operation returns only what the caller could not foresee: memory, a lost device,
 //!   a kernel that does not compile. A fault while running comes out of the next `download` or
 //!   `sync`. An error leaves buffers with unspecified contents but never touches memory outside them.
+//! - **Handles** are checked: one that was freed, never given out, or of another role is a [`Fault`],
+//!   never a crash, so that a mistake in a program that embeds this cannot corrupt it. Handles are not
+//!   given out twice.
 //! - **Precision.** Sums accumulate in f32 or better, whatever the storage. [`Role::Weight`] may be
 //!   stored as an f32 master and a half copy; only `upload`, `adam` and `broadcast` write it.
-//! - **Padding.** A matrix of `cols` columns may have a longer `stride`. The cells between are zero
-//!   when a buffer is allocated; an operation may read them, and must leave them zero in weights,
-//!   gradients and moments.
+//! - **Padding.** A matrix of `cols` columns may have a longer `stride`. An operation leaves the cells
+//!   between as zero as they were allocated, and writes nowhere but in its outputs. The input of
+//!   `linear` and of the output layer may be a few columns of a wider matrix: what lies beyond them is
+//!   then some other number, which may be read and must not count.
 //! - **Noise** is drawn from [`crate::random`], identically everywhere: counter (update, user,
 //!   element), key (seed, stream). Masks agree bit for bit, normals to rounding. Nothing is stored:
 //!   the backward pass draws the same noise again.
@@ -269,7 +273,8 @@ pub struct Info {
     pub name: String,
     /// The device as its maker calls it, with driver or thread count.
     pub device: String,
-    /// The working precision, for people: `f32`, `f16`, ...
+    /// The working precision: `f64`, `f32`, `tf32` (f32 storage, products of operands rounded to 11
+    /// bits), `f16` or `bf16`. It says how far results may be off.
     pub precision: String,
     /// Element type of masters and moments; checkpoints are written in it.
     pub master: Master,

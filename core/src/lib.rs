@@ -42,6 +42,7 @@ pub mod evaluate;
 pub mod events;
 #[cfg(feature = "files")]
 pub mod files;
+mod forward;
 pub mod layout;
 pub mod math;
 pub mod matrix;
