@@ -20,9 +20,9 @@
 //! - **Errors.** An operation returns only what the caller could not foresee: memory, a lost device,
 //!   a kernel that does not compile. A fault while running comes out of the next `download` or
 //!   `sync`. An error leaves buffers with unspecified contents but never touches memory outside them.
-//! - **Handles** are checked: one that was freed, never given out, or of another role is a [`Fault`],
-//!   never a crash, so that a mistake in a program that embeds this cannot corrupt it. Handles are not
-//!   given out twice.
+//! - **Handles** are checked: one that was freed, never given out, or of another kind (floats, indices,
+//!   step, scale) is a [`Fault`], never a crash, so that a mistake in a program that embeds this cannot
+//!   corrupt it. Handles are not given out twice.
 //! - **Precision.** Sums accumulate in f32 or better, whatever the storage. [`Role::Weight`] may be
 //!   stored as an f32 master and a half copy; only `upload`, `adam` and `broadcast` write it.
 //! - **Padding.** A matrix of `cols` columns may have a longer `stride`. An operation leaves the cells
@@ -167,7 +167,8 @@ pub struct Likelihood {
 
 /// The three likelihoods of the family (Liang et al. 2018, section 2.2).
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LikelihoodKind {
     /// loss = -sum x log softmax(f), df = (sum x) softmax(f) - x.
     Multinomial = 0,

@@ -124,3 +124,25 @@ macro_rules! forward_backend {
     (% u64) => { u64 };
     (% $kind:ident) => { $crate::backend::$kind };
 }
+
+/// A backend that is lent is one, too.
+impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
+    forward_backend! { self, (**self);
+        info alloc free upload download sync
+        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
+        sample_latent sample_latent_grad likelihood adam top_k
+        logits_rows decode_loss_grad recommend
+        capture_begin capture_end replay join all_reduce broadcast
+    }
+}
+
+/// And so is one in a box.
+impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for Box<B> {
+    forward_backend! { self, (**self);
+        info alloc free upload download sync
+        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
+        sample_latent sample_latent_grad likelihood adam top_k
+        logits_rows decode_loss_grad recommend
+        capture_begin capture_end replay join all_reduce broadcast
+    }
+}

@@ -3,13 +3,14 @@
 //! A value is accepted where `|actual - expected|` is at most
 //!
 //! ```text
-//! c * (u_store * |expected| + u_acc * sqrt(K) * sum |a||b| + tiny)
+//! c * (u_store * |expected| + (u_acc * sqrt(K) + u_op) * sum |a||b| + tiny)
 //! ```
 //!
 //! `u_store` is the unit roundoff of the type that holds the result, `u_acc` that of the type that
 //! sums, `K` the number of terms in the sum, `sum |a||b|` what the sum would be without cancellation
 //! (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1; the square root because
-//! rounding errors are as good as independent), and `tiny` the smallest value the storage keeps.
+//! rounding errors are as good as independent), `u_op` that of a type to which the terms themselves were
+//! rounded, where they were, and `tiny` the smallest value the storage keeps.
 //! There is no way to ask for a bare tolerance: a caller says how the value came about.
 
 use std::fmt;
@@ -21,6 +22,8 @@ pub enum Float {
     F16,
     /// 8 bits of significand.
     Bf16,
+    /// 11 bits of significand, and the exponent of f32: operands of tensor cores.
+    Tf32,
     /// 24 bits of significand.
     F32,
     /// 53 bits of significand.
@@ -31,7 +34,7 @@ impl Float {
     /// The largest relative error of rounding to nearest.
     pub fn roundoff(self) -> f64 {
         let bits = match self {
-            Self::F16 => 11,
+            Self::F16 | Self::Tf32 => 11,
             Self::Bf16 => 8,
             Self::F32 => 24,
             Self::F64 => 53,
@@ -43,7 +46,7 @@ impl Float {
     pub fn tiny(self) -> f64 {
         match self {
             Self::F16 => 2f64.powi(-24),
-            Self::Bf16 | Self::F32 => f64::from(f32::MIN_POSITIVE),
+            Self::Bf16 | Self::Tf32 | Self::F32 => f64::from(f32::MIN_POSITIVE),
             Self::F64 => f64::MIN_POSITIVE,
         }
     }
@@ -53,6 +56,7 @@ impl Float {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tolerance {
     rounding: Option<(Float, Float)>,
+    operands: Option<Float>,
     factor: f64,
     terms: usize,
     magnitude: Option<Vec<f64>>,
@@ -63,11 +67,17 @@ impl Tolerance {
     pub const MAX_FACTOR: f64 = 16.0;
 
     /// Equal values only (0 and -0 are equal).
-    pub const EXACT: Self = Self { rounding: None, factor: 0.0, terms: 0, magnitude: None };
+    pub const EXACT: Self = Self { rounding: None, operands: None, factor: 0.0, terms: 0, magnitude: None };
 
     /// Values stored as `store` that were computed in `accumulate`: one term, factor 2.
     pub fn new(store: Float, accumulate: Float) -> Self {
-        Self { rounding: Some((store, accumulate)), factor: 2.0, terms: 1, magnitude: None }
+        Self { rounding: Some((store, accumulate)), operands: None, factor: 2.0, terms: 1, magnitude: None }
+    }
+
+    /// What each term was rounded to: the operands of a product, or intermediate results that were stored.
+    #[must_use]
+    pub fn operands(self, float: Float) -> Self {
+        Self { operands: Some(float), ..self }
     }
 
     /// The number `K` of terms that each value sums.
@@ -91,16 +101,19 @@ impl Tolerance {
 
     /// The part of a value that it may be off by where the terms have one sign.
     fn relative(&self) -> f64 {
-        self.rounding.map_or(0.0, |(store, accumulate)| {
-            self.factor * (store.roundoff() + accumulate.roundoff() * (self.terms as f64).sqrt())
-        })
+        self.rounding.map_or(0.0, |(store, accumulate)| self.factor * (store.roundoff() + self.summed(accumulate)))
+    }
+
+    /// The part of the magnitude that a sum may be off by.
+    fn summed(&self, accumulate: Float) -> f64 {
+        accumulate.roundoff() * (self.terms as f64).sqrt() + self.operands.map_or(0.0, Float::roundoff)
     }
 
     fn allowed(&self, at: usize, expected: f64) -> f64 {
         let Some((store, accumulate)) = self.rounding else { return 0.0 };
         let magnitude = self.magnitude.as_ref().map_or(expected.abs(), |m| m[at]);
         let stored = store.roundoff() * expected.abs();
-        let summed = accumulate.roundoff() * (self.terms as f64).sqrt() * magnitude;
+        let summed = self.summed(accumulate) * magnitude;
         self.factor * (stored + summed + store.tiny())
     }
 }
@@ -271,6 +284,20 @@ fn check(tolerance: &Tolerance, values: usize) -> Result<(), Mismatch> {
     }
 }
 
+/// Whether two sequences are the same bits, taking any NaN for any other: the first place where not.
+/// A length that differs is a difference at the end of the shorter.
+pub fn first_difference(a: &[f64], b: &[f64]) -> Option<usize> {
+    let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+    a.iter().zip(b).position(|pair| !same(pair)).or((a.len() != b.len()).then_some(a.len().min(b.len())))
+}
+
+/// Whether a mean is at least as good as another, or worse by no more than a standard error of the two.
+/// Something that is not a number is never good enough, and neither is a mean whose error is unknown.
+pub fn reaches(mean: f64, error: f64, wanted: f64, wanted_error: f64) -> bool {
+    // Written so that NaN gives false.
+    error >= 0.0 && wanted_error >= 0.0 && mean >= wanted - error.hypot(wanted_error)
+}
+
 fn judge(at: usize, actual: f64, expected: f64, tolerance: &Tolerance) -> Pair {
     let allowed = tolerance.allowed(at, expected);
     let error = (actual - expected).abs();
@@ -336,7 +363,7 @@ mod tests {
 
     use super::*;
 
-    const TYPES: [Float; 4] = [Float::F16, Float::Bf16, Float::F32, Float::F64];
+    const TYPES: [Float; 5] = [Float::F16, Float::Bf16, Float::Tf32, Float::F32, Float::F64];
 
     fn single() -> Tolerance {
         Tolerance::new(Float::F32, Float::F32)
@@ -456,6 +483,37 @@ mod tests {
         assert!(passes(&[1e-7], &[0.0], &single().magnitude([1.0])));
         assert!(!passes(&[1e-6], &[0.0], &single().magnitude([1.0])));
         assert!(!passes(&[1e-30], &[0.0], &single()));
+    }
+
+    #[test]
+    fn rounded_operands_have_their_own_part() {
+        // Terms of size 100 that cancel to 1: each may be off by an eleventh bit.
+        let (plain, rounded) = (single().magnitude([100.0]), single().magnitude([100.0]).operands(Float::Tf32));
+        assert!(!passes(&[1.05], &[1.0], &plain));
+        assert!(passes(&[1.05], &[1.0], &rounded));
+        assert!(!passes(&[1.2], &[1.0], &rounded));
+        assert!(!passes(&[1.0], &[1.0], &single().operands(Float::Bf16).factor(16.0).terms(1 << 42)));
+    }
+
+    #[test]
+    fn the_same_bits_are_told_from_the_same_values() {
+        let nan = f64::from_bits(f64::NAN.to_bits() | 1);
+        assert_eq!(first_difference(&[1.0, f64::NAN], &[1.0, nan]), None);
+        assert_eq!(first_difference(&[1.0, 0.0], &[1.0, -0.0]), Some(1));
+        assert_eq!(first_difference(&[f64::NAN], &[1.0]), Some(0));
+        assert_eq!(first_difference(&[1.0], &[1.0, 2.0]), Some(1));
+        assert_eq!(first_difference(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_mean_reaches_another_within_their_common_error() {
+        assert!(reaches(0.5, 0.0, 0.5, 0.0) && reaches(0.9, 0.0, 0.5, 0.0));
+        assert!(reaches(0.46, 0.03, 0.5, 0.04) && !reaches(0.44, 0.03, 0.5, 0.04));
+        let nan = f64::NAN;
+        for [a, b, c, d] in [[nan, 1.0, 0.0, 1.0], [1.0, nan, 0.0, 1.0], [1.0, 1.0, nan, 1.0], [1.0, 1.0, 0.0, nan]] {
+            assert!(!reaches(a, b, c, d));
+        }
+        assert!(!reaches(0.4, -1.0, 0.5, 1.0));
     }
 
     #[test]

@@ -1,4 +1,19 @@
 //! What every backend of vaecf is held to.
 
+mod case;
+mod checks;
 pub mod compare;
+mod gradients;
+mod lab;
+mod numbers;
+mod operations;
+mod oracle;
 pub mod planted;
+mod remote;
+mod step;
+mod suite;
+
+pub use case::{Case, Data, Fill, Op};
+pub use checks::Plain;
+pub use step::{Learned, Step, values};
+pub use suite::{Check, Group, Known, Options, Outcome, Report, Trial, plan, run, suite};

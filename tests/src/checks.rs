@@ -1,0 +1,439 @@
+//! What a case is put to: agreement with the reference, gradients, identities, noise, faults.
+
+use vaecf_core::{
+    backend::{Backend, Buf, Curve, Fault, Host, HostMut, Info, LikelihoodKind, Mat, Noise, Role, Rows, ScaleState},
+    forward_backend,
+    random::{self, stream},
+};
+use vaecf_cpu::Cpu;
+
+use crate::{
+    case::{Case, Data, Fill, Op},
+    compare::{Float, Tolerance, compare, first_difference, matrix, scalar},
+    lab::{Lab, Mode, Taken, Tried, Wrong, ensure},
+    numbers::Numbers,
+    operations::{self, Bound, perform},
+    suite::Check,
+};
+
+/// The reference: double precision on one thread.
+pub(crate) fn truth() -> Tried<Cpu<f64>> {
+    Ok(Cpu::new(Some(1))?)
+}
+
+/// A backend reduced to what it must have, so that everything else is the definition.
+pub struct Plain<B>(pub B);
+
+impl<B: Backend> Backend for Plain<B> {
+    fn info(&self) -> Info {
+        Info { capture: false, ..self.0.info() }
+    }
+    forward_backend! { self, self.0;
+        alloc free upload download sync
+        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
+        sample_latent sample_latent_grad likelihood adam top_k
+    }
+}
+
+/// One case against the reference, with all that must hold beside: nothing else is touched; the same
+/// bits twice where promised; a replay is the call; an override is its definition. The worst error, as
+/// a fraction of what is allowed.
+pub(crate) fn agrees(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
+    let info = subject.info();
+    let numbers = Numbers::of(&info).map_err(Wrong::Broken)?;
+    let (actual, _) = perform(subject, case, numbers, Mode::Eager, false)?;
+    let (expected, bounds) = perform(&mut truth()?, case, numbers, Mode::Eager, true)?;
+    let judge = |actual: &[Taken], whose: &str| -> Tried<f64> {
+        let judged = match case.op {
+            Op::Recommend if case.data != Data::Integers => ranking(case, numbers, actual, &bounds[0]),
+            _ => judged(numbers, actual, &expected, &bounds),
+        };
+        judged.map_err(|wrong| match wrong {
+            Wrong::Broken(what) => Wrong::Broken(format!("{whose}{what}")),
+            wrong => wrong,
+        })
+    };
+    let mut worst = judge(&actual, "")?;
+    if info.deterministic {
+        let (again, _) = perform(subject, case, numbers, Mode::Eager, false)?;
+        same(&actual, &again, "a second run, though it promises the same bits")?;
+    }
+    if info.capture {
+        let (replayed, _) = perform(subject, case, numbers, Mode::Replayed, false)?;
+        if info.deterministic {
+            same(&actual, &replayed, "a replay with another step buffer")?;
+        }
+        worst = worst.max(judge(&replayed, "replayed: ")?);
+    }
+    if matches!(case.op, Op::DecodeLossGrad | Op::Recommend) {
+        let (composed, _) = perform(&mut Plain(&mut *subject), case, numbers, Mode::Eager, false)?;
+        judge(&composed, "made of the plain operations: ")?;
+        // The override beside its definition: near ties may be ranked either way, everything else is held.
+        if case.op == Op::DecodeLossGrad || case.data == Data::Integers {
+            judged(numbers, &actual, &composed, &bounds).map_err(|wrong| match wrong {
+                Wrong::Broken(what) => Wrong::Broken(format!("beside its own plain operations: {what}")),
+                wrong => wrong,
+            })?;
+        }
+    }
+    Ok(worst)
+}
+
+fn same(first: &[Taken], second: &[Taken], when: &str) -> Tried {
+    for (a, b) in first.iter().zip(second) {
+        let at = first_difference(&a.values, &b.values);
+        ensure(at.is_none(), || format!("{} has other bits in {when}, from element {} on", a.name, at.unwrap_or(0)))?;
+    }
+    ensure(first.len() == second.len(), || format!("another number of results in {when}"))
+}
+
+fn judged(numbers: Numbers, actual: &[Taken], expected: &[Taken], bounds: &[Bound]) -> Tried<f64> {
+    let all = actual.len() == expected.len() && expected.len() == bounds.len();
+    ensure(all, || format!("{} results where {} are expected", actual.len(), bounds.len()))?;
+    let mut worst = 0.0_f64;
+    for ((actual, expected), bound) in actual.iter().zip(expected).zip(bounds) {
+        let stored: Vec<f64> = expected.values.iter().map(|&x| bound.stored(numbers, x)).collect();
+        let found = compare(
+            matrix(actual.rows, actual.cols, &actual.values),
+            matrix(expected.rows, expected.cols, &stored),
+            &bound.clone().tolerance(numbers),
+        );
+        let found = found.map_err(|e| Wrong::Broken(format!("{}: {e}", actual.name)))?;
+        worst = worst.max(found.fraction());
+    }
+    Ok(worst)
+}
+
+/// A ranking whose scores were computed by the backend itself: the values are those of the items, they
+/// fall, no item is seen or named twice, and none is left out that is better by more than rounding.
+fn ranking(case: &Case, numbers: Numbers, actual: &[Taken], bound: &Bound) -> Tried<f64> {
+    let (i, k) = (case.items as usize, case.k as usize);
+    let mut reference = truth()?;
+    let scores = operations::scores(&Lab::new(&mut reference, case, numbers, Mode::Eager)?);
+    let off = bound.magnitude();
+    let (history, order) = (case.history(), case.order());
+    let unmasked = case.fill == Fill::Empty;
+    let [items, values, ..] = actual else { return Err(Wrong::Broken("no ranking".into())) };
+    let (mut of_items, mut wanted, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, (items, values)) in items.values.chunks_exact(k).zip(values.values.chunks_exact(k)).enumerate() {
+        let user = order[case.first as usize + row];
+        let mut open = vec![true; i];
+        if !unmasked {
+            history.row(user).iter().for_each(|&item| open[item as usize] = false);
+        }
+        let left = open.iter().filter(|open| **open).count().min(k);
+        for (at, (&item, &value)) in items.iter().zip(values).enumerate() {
+            if at >= left {
+                let filled = item == f64::from(u32::MAX) && value == f64::NEG_INFINITY;
+                ensure(filled, || format!("row {row} has {item} with {value} where no item is left"))?;
+                continue;
+            }
+            let free = (item as usize) < i && std::mem::replace(&mut open[item as usize], false);
+            ensure(free, || format!("row {row} ranks item {item}, which is seen, named already, or no item"))?;
+            ensure(at == 0 || value <= values[at - 1], || format!("row {row} does not fall at {at}"))?;
+            of_items.push(value);
+            wanted.push(bound.stored(numbers, scores[row * i + item as usize]));
+            magnitude.push(off[row * i + item as usize]);
+        }
+        // The best that was left out is no better than the last that was named, but for rounding of both.
+        let last = left.checked_sub(1).map(|at| items[at] as usize);
+        if let Some(last) = last.filter(|_| left == k) {
+            for item in (0..i).filter(|&item| open[item]) {
+                let (inside, outside) = (scores[row * i + last], scores[row * i + item]);
+                if outside > inside {
+                    of_items.push(outside);
+                    wanted.push(inside);
+                    magnitude.push(off[row * i + last] + off[row * i + item]);
+                }
+            }
+        }
+    }
+    let tolerance = bound.clone().with(magnitude).tolerance(numbers);
+    Ok(compare(&of_items, &wanted, &tolerance).map_err(|e| Wrong::Broken(format!("scores: {e}")))?.fraction())
+}
+
+/// The gradient that a backend computes against central differences of the reference's loss.
+pub(crate) fn gradient(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
+    let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
+    let mut worst = 0.0_f64;
+    for (name, gradient, differences) in crate::gradients::of(subject, case, numbers)? {
+        // Differences are good to about the digits of f32, of the largest value in sight.
+        let float = if numbers.act == Float::F64 { Float::F32 } else { numbers.act };
+        let biggest = differences.iter().fold(1.0_f64, |a, x| a.max(x.abs()));
+        let tolerance = Tolerance::new(float, Float::F32).magnitude(vec![biggest; differences.len()]).factor(8.0);
+        let tolerance = match float {
+            Float::F32 => tolerance,
+            narrow => tolerance.operands(narrow),
+        };
+        let tolerance = numbers.operands.map_or(tolerance.clone(), |operands| tolerance.operands(operands));
+        let found = compare(&gradient, &differences, &tolerance).map_err(|e| Wrong::Broken(format!("{name}: {e}")))?;
+        worst = worst.max(found.fraction());
+    }
+    Ok(worst)
+}
+
+/// Identities that need no reference.
+pub(crate) fn identity(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
+    let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
+    let (b, i) = (case.users as usize, case.items as usize);
+    match case.op {
+        Op::Likelihood => {
+            // Multinomial: a row of the gradient sums to zero, because the softmax sums to one.
+            let case = Case { kind: LikelihoodKind::Multinomial, scale: 1.0, ..case.clone() };
+            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            let sums: Vec<f64> = taken[0].values.chunks_exact(i).map(|row| row.iter().sum()).collect();
+            let size = taken[0].values.chunks_exact(i).map(|row| 2.0 * row.iter().map(|x| x.abs()).sum::<f64>());
+            let tolerance = Tolerance::new(numbers.act, numbers.sum).terms(i).factor(8.0);
+            let tolerance = tolerance.operands(numbers.act).magnitude(size.map(|x| x + 1e-6).collect::<Vec<_>>());
+            let found =
+                compare(&sums, &vec![0.0; b], &tolerance).map_err(|e| Wrong::Broken(format!("sum of df: {e}")))?;
+            ensure(taken[1].values.iter().all(|&loss| loss >= -1e-3), || "a loss is negative".into())?;
+            Ok(found.fraction())
+        }
+        Op::SampleLatent => {
+            // Without noise z is the mean, bit for bit, and no divergence is negative.
+            let case = Case { keep: 0.0, ..case.clone() };
+            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            let k = case.outer as usize;
+            let mut reference = truth()?;
+            let stats = Lab::new(&mut reference, &case, numbers, Mode::Eager)?.draw(Role::Act, 0, b * 2 * k);
+            let mean: Vec<f64> = stats.chunks_exact(2 * k).flat_map(|row| row[..k].to_vec()).collect();
+            let at = first_difference(&taken[0].values, &mean);
+            // Zero and minus zero are both right.
+            let zeros = at.is_some_and(|at| taken[0].values.get(at) == Some(&0.0) && mean.get(at) == Some(&0.0));
+            ensure(at.is_none() || zeros, || format!("z is not the mean at {}", at.unwrap_or(0)))?;
+            ensure(taken[1].values.iter().all(|&kl| kl > -1e-5), || "a divergence is negative".into())?;
+            Ok(0.0)
+        }
+        Op::EncodeSparse => {
+            // A row without events is the curve of the bias: all rows are the same.
+            let case = Case { fill: Fill::Empty, ..case.clone() };
+            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            let mut rows = taken[0].values.chunks_exact(case.outer as usize);
+            let Some(first) = rows.next() else { return Ok(0.0) };
+            ensure(rows.all(|row| first_difference(row, first).is_none()), || "empty rows differ".into())?;
+            Ok(0.0)
+        }
+        Op::TopK => {
+            // Asked for all that is left, a ranking is a permutation of it.
+            let case = Case { k: case.items, data: Data::Random, ..case.clone() };
+            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            let (history, order) = (case.history(), case.order());
+            for (row, ranked) in taken[0].values.chunks_exact(i).enumerate() {
+                let seen = history.row(order[case.first as usize + row]);
+                let mut named: Vec<f64> = ranked.iter().copied().filter(|&x| x < f64::from(u32::MAX)).collect();
+                named.sort_by(f64::total_cmp);
+                let left: Vec<f64> =
+                    (0..case.items).filter(|x| seen.binary_search(x).is_err()).map(f64::from).collect();
+                ensure(named == left, || format!("row {row} is no permutation of the items left"))?;
+            }
+            Ok(0.0)
+        }
+        Op::Adam => {
+            // Without a gradient, a moment or decay nothing moves.
+            let mut lab = Lab::new(subject, case, numbers, Mode::Eager)?;
+            let n = case.items as usize;
+            let (w, zeros) = (lab.draw(Role::Weight, 0, n), vec![0.0; n]);
+            let wb = lab.arena("w", Role::Weight, Some(&w), n, true)?;
+            let dw = lab.arena("dw", Role::Grad, Some(&zeros), n, false)?;
+            let m = lab.arena("m", Role::Moment, Some(&zeros), n, true)?;
+            let v = lab.arena("v", Role::Moment, Some(&zeros), n, true)?;
+            lab.call(|q, step, scale| q.adam(wb, dw, m, v, n as u64, 0, step, scale))?;
+            let taken = lab.take()?;
+            for (taken, before) in taken.iter().zip([&w, &zeros, &zeros]) {
+                let at = first_difference(&taken.values, before);
+                ensure(at.is_none(), || format!("{} moved without a reason at {}", taken.name, at.unwrap_or(0)))?;
+            }
+            Ok(0.0)
+        }
+        _ => Ok(0.0),
+    }
+}
+
+/// Noise, element by element, against the definition in [`vaecf_core::random`].
+pub(crate) fn noise(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
+    let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
+    let order = case.order();
+    let batch = &order[case.first as usize..][..case.users as usize];
+    let mut lab = Lab::new(subject, case, numbers, Mode::Eager)?;
+    let (b, i, k) = (case.users as usize, case.items as usize, case.outer as usize);
+    let update = lab.params.update;
+    if case.op == Op::SampleLatent {
+        // Mean 0 and log-variance 0: the sample is the draw.
+        let x = lab.rows(&Case { fill: Fill::One, items: 1, ..case.clone() }.history(), &order, true)?;
+        let stats = lab.input("stats", Role::Act, b, 2 * k, &vec![0.0; b * 2 * k])?;
+        let (z, kl) = (lab.output("z", Role::Act, b, k)?, lab.per_user("kl")?);
+        lab.call(|q, step, _| q.sample_latent(x, stats, operations::latent(case), step, z, kl))?;
+        let blocks = |&user: &u32| {
+            let all = (0..k.div_ceil(4) as u32)
+                .flat_map(move |at| random::normals::<f64>(case.seed, stream::LATENT, update, user, at));
+            all.take(k).collect::<Vec<f64>>()
+        };
+        let expected: Vec<f64> = batch.iter().flat_map(blocks).collect();
+        let size = vec![6.0; expected.len()];
+        let tolerance = Tolerance::new(numbers.act, numbers.sum).terms(4).magnitude(size).factor(4.0);
+        let taken = lab.take()?;
+        return Ok(compare(&taken[0].values, &expected, &tolerance)?.fraction());
+    }
+    // Weights of one on the diagonal: the output is the input, and zero exactly where it was dropped.
+    let history = case.history();
+    let threshold = random::threshold(case.keep as f32);
+    let kept = |user, item| random::keeps(case.seed, stream::DROPOUT, update, user, item, threshold);
+    let shown = |user: u32, item: u32| history.row(user).binary_search(&item).is_ok() && kept(user, item);
+    let x = lab.rows(&history, &order, true)?;
+    let (found, expected): (Vec<bool>, Vec<bool>) = if case.op == Op::EncodeSparse {
+        let diagonal: Vec<f64> = (0..i * i).map(|at| f64::from(u8::from(at / i == at % i))).collect();
+        let w = lab.input("w", Role::Weight, i, i, &diagonal)?;
+        let bias = lab.input("b", Role::Weight, 1, i, &vec![0.0; i])?;
+        let y = lab.output("y", Role::Act, b, i)?;
+        lab.call(|q, step, _| q.encode_sparse(x, w, bias, Curve::Identity, operations::dropout(case), step, y))?;
+        let expected = batch.iter().flat_map(|&user| (0..case.items).map(move |item| (user, item)));
+        (lab.take()?[0].values.iter().map(|&y| y != 0.0).collect(), expected.map(|(u, i)| shown(u, i)).collect())
+    } else {
+        // One column a user: its gradient is the user's input.
+        let diagonal: Vec<f64> = (0..b * b).map(|at| f64::from(u8::from(at / b == at % b))).collect();
+        let dy = lab.input("dy", Role::Act, b, b, &diagonal)?;
+        let (dw, db) = (lab.output("dw", Role::Grad, i, b)?, lab.output("db", Role::Grad, 1, b)?);
+        lab.call(|q, step, _| q.encode_sparse_grad(x, dy, operations::dropout(case), step, dw, db))?;
+        let expected = (0..case.items).flat_map(|item| batch.iter().map(move |&user| (user, item)));
+        (lab.take()?[0].values.iter().map(|&y| y != 0.0).collect(), expected.map(|(u, i)| shown(u, i)).collect())
+    };
+    let wrong = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    ensure(wrong == 0, || format!("{wrong} of {} draws are not those of the definition", expected.len()))?;
+    Ok(0.0)
+}
+
+/// What may go wrong with buffers: an error, never a crash, and the backend works on.
+pub(crate) fn memory(subject: &mut dyn Backend, case: &Case, check: Check) -> Tried<f64> {
+    let info = subject.info();
+    let numbers = Numbers::of(&info).map_err(Wrong::Broken)?;
+    const FLOATS: [Role; 5] = [Role::Weight, Role::Grad, Role::Moment, Role::Act, Role::Value];
+    match check {
+        Check::Holds => {
+            for role in FLOATS {
+                let buf = subject.alloc(role, 100)?;
+                let mut all = vec![7.0_f64; 100];
+                subject.download(buf, 0, HostMut::F64(&mut all))?;
+                ensure(all.iter().all(|&x| x == 0.0), || format!("a new buffer of {role:?} is not zero"))?;
+                // Exact in every type; some at an offset, and in single precision.
+                let values: Vec<f64> = (0..60).map(|x| f64::from(x) - 30.0).collect();
+                let single: Vec<f32> = values[..20].iter().map(|&x| x as f32).collect();
+                subject.upload(buf, 33, Host::F64(&values))?;
+                subject.upload(buf, 5, Host::F32(&single))?;
+                let expected: Vec<f64> = [&[0.0; 5], &values[..20], &[0.0; 8], &values[..], &[0.0; 7]].concat();
+                subject.download(buf, 0, HostMut::F64(&mut all))?;
+                ensure(all == expected, || format!("{role:?} does not hold what was uploaded"))?;
+                let mut part = vec![0.0_f32; 30];
+                subject.download(buf, 40, HostMut::F32(&mut part))?;
+                let same = part.iter().zip(&expected[40..]).all(|(a, b)| f64::from(*a) == *b);
+                ensure(same, || format!("{role:?} is downloaded from another place"))?;
+                // A number that must be rounded is rounded to nearest.
+                if role != Role::Weight {
+                    subject.upload(buf, 0, Host::F64(&[1.0 / 3.0]))?;
+                    subject.download(buf, 0, HostMut::F64(&mut all[..1]))?;
+                    let wanted = crate::numbers::round(numbers.role(role), 1.0 / 3.0);
+                    compare(scalar(all[0]), scalar(wanted), &Tolerance::EXACT)
+                        .map_err(|e| Wrong::Broken(format!("{role:?} of one third: {e}")))?;
+                }
+                subject.free(buf);
+            }
+            let buf = subject.alloc(Role::Index, 50)?;
+            let (values, mut all): (Vec<u32>, _) = ((0..30).map(|x| u32::MAX - x).collect(), vec![7_u32; 50]);
+            subject.upload(buf, 20, Host::U32(&values))?;
+            subject.download(buf, 0, HostMut::U32(&mut all))?;
+            ensure(all[..20] == [0; 20] && all[20..] == values, || "indices are not what was uploaded".into())?;
+            subject.free(buf);
+            let buf = subject.alloc(Role::Scale, 1)?;
+            let (state, mut read) = (ScaleState { scale: 0.25, good: 3, skipped: 2, finite: 0 }, ScaleState::default());
+            subject.upload(buf, 0, Host::Scale(&state))?;
+            subject.download(buf, 0, HostMut::Scale(&mut read))?;
+            ensure(state == read, || format!("the loss scale is {read:?} and should be {state:?}"))?;
+            subject.free(buf);
+            Ok(subject.sync().map(|()| 0.0)?)
+        }
+        Check::OutOfMemory => {
+            let beyond = info.memory.unwrap_or(1 << 50).saturating_mul(4).max(1 << 50);
+            for (role, len) in
+                [(Role::Act, u64::MAX / 2), (Role::Act, beyond), (Role::Weight, u64::MAX), (Role::Index, 1 << 60)]
+            {
+                match subject.alloc(role, len) {
+                    Err(Fault::OutOfMemory { .. }) => {}
+                    Err(fault) => {
+                        return Err(Wrong::Broken(format!(
+                            "{len} elements of {role:?}: not out of memory, but {fault}"
+                        )));
+                    }
+                    Ok(buf) => {
+                        subject.free(buf);
+                        return Err(Wrong::Broken(format!(
+                            "{len} elements of {role:?} were given, which no machine has"
+                        )));
+                    }
+                }
+            }
+            agrees(subject, &Case { seed: case.seed, ..Case::of(Op::Linear) })
+        }
+        _ => {
+            handles(subject)?;
+            agrees(subject, &Case { seed: case.seed, ..Case::of(Op::Linear) })
+        }
+    }
+}
+
+/// Handles that were freed, never given out, or of another role.
+fn handles(q: &mut dyn Backend) -> Tried {
+    let fails = |what: &str, result: Result<(), Fault>| match result {
+        Err(Fault::Unsupported(op)) => Err(Wrong::NotImplemented(op.to_owned())),
+        Err(_) => Ok(()),
+        Ok(()) => Err(Wrong::Broken(format!("{what} was accepted"))),
+    };
+    let stride = q.info().align.max(16);
+    let mat = |buf| Mat { buf, rows: 2, cols: 16, stride, offset: 0 };
+    let len = 16 * u64::from(stride);
+    let (x, y) = (q.alloc(Role::Act, len)?, q.alloc(Role::Act, len)?);
+    let (w, gone) = (q.alloc(Role::Weight, len)?, q.alloc(Role::Act, len)?);
+    let (index, step, scale) = (q.alloc(Role::Index, len)?, q.alloc(Role::Step, 1)?, q.alloc(Role::Scale, 1)?);
+    let (never, none) = (Buf(4_000_000_001), Buf::NONE);
+    q.free(gone);
+    q.free(gone);
+    q.free(never);
+    q.free(none);
+    let wm = |rows, cols| Mat { rows, cols, ..mat(w) };
+    let square = Mat { rows: 16, ..mat(w) };
+    for (buf, what) in
+        [(gone, "a freed handle"), (never, "a handle never given out"), (none, "no buffer"), (index, "an index buffer")]
+    {
+        fails(&format!("{what} as x of linear"), q.linear(mat(buf), square, wm(1, 16), Curve::Tanh, mat(y)))?;
+        fails(&format!("{what} as y of linear"), q.linear(mat(x), square, wm(1, 16), Curve::Tanh, mat(buf)))?;
+        fails(&format!("{what} in an upload"), q.upload(buf, 0, Host::F32(&[1.0])))?;
+        fails(&format!("{what} in a download"), q.download(buf, 0, HostMut::F32(&mut [0.0])))?;
+        let rows = Rows { indptr: index, indices: index, values: none, users: none, first: 0, count: 2 };
+        let noise = Noise { seed: 1, stream: stream::DROPOUT, keep: 1.0 };
+        fails(
+            &format!("{what} as the step"),
+            q.encode_sparse(rows, square, wm(1, 16), Curve::Tanh, noise, buf, mat(y)),
+        )?;
+        fails(&format!("{what} as the loss scale"), q.adam(w, x, x, x, 1, 0, step, buf))?;
+        if buf != index {
+            let rows = Rows { indptr: buf, ..rows };
+            if !buf.is_none() {
+                fails(
+                    &format!("{what} as row starts"),
+                    q.encode_sparse(rows, square, wm(1, 16), Curve::Tanh, noise, step, mat(y)),
+                )?;
+            }
+            fails(
+                &format!("{what} as ranked items"),
+                q.top_k(mat(x), Rows { indptr: none, indices: none, ..rows }, 3, buf, y),
+            )?;
+        }
+    }
+    fails("indices in a buffer of activations", q.upload(x, 0, Host::U32(&[1])))?;
+    fails("a step in a buffer of activations", q.upload(x, 0, Host::Step(&bytemuck::Zeroable::zeroed())))?;
+    let again = q.alloc(Role::Act, len)?;
+    ensure(again != gone && again != x && !again.is_none(), || "a handle was given out twice".into())?;
+    for buf in [x, y, w, index, step, scale, again] {
+        q.free(buf);
+    }
+    Ok(())
+}

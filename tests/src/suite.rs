@@ -1,0 +1,518 @@
+//! The suite: which trials there are, how one is run, and what is reported.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    str::FromStr,
+};
+
+use proptest::strategy::ValueTree;
+use serde::{Deserialize, Serialize};
+use vaecf_core::{backend::Backend, config::Member};
+
+use crate::{
+    case::{Case, Data, Fill, Op},
+    checks, gradients,
+    lab::{Tried, Wrong},
+    numbers::Numbers,
+    operations, step,
+};
+
+/// What a case is put to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Buffers hold what is uploaded, rounded to nearest, and begin as zeros.
+    Holds,
+    /// More memory than there is: an error that says so, and work goes on.
+    OutOfMemory,
+    /// Handles that were freed, never given out, or of another kind: an error, and work goes on.
+    Handles,
+    /// The reference agrees, nothing else is touched, the same bits come twice where promised, a replay
+    /// is the call, an override is its definition.
+    Agrees,
+    /// A gradient is the central difference of its loss.
+    Differences,
+    /// Identities that need no reference.
+    Identities,
+    /// Noise is the definition's, element by element.
+    Noise,
+    /// A whole step has the gradients of automatic differentiation.
+    Oracle,
+    /// Ten steps stay within a growing band of the reference.
+    TenSteps,
+    /// A run that replays a captured step is the run that does not.
+    Replays,
+    /// A short training finds the answer planted in its data.
+    Planted,
+    /// Training reaches the metric of single precision, to within a standard error.
+    Reaches,
+}
+
+impl Check {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Handles => "handles",
+            Self::Agrees => "agrees",
+            Self::Differences => "differences",
+            Self::Identities => "identities",
+            Self::Noise => "noise",
+            Self::Oracle => "oracle",
+            Self::TenSteps => "ten_steps",
+            Self::Replays => "replays",
+            Self::Planted => "planted",
+            Self::Reaches => "reaches",
+        }
+    }
+}
+
+/// A check of a case: one line of the suite. It prints as a line, and the line repeats it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trial {
+    /// What it is put to.
+    pub check: Check,
+    /// The case.
+    pub case: Case,
+    /// Where it was drawn: seed and number. Such a case is made smaller when it fails.
+    drawn: Option<(u64, u32)>,
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.check.name(), self.case)
+    }
+}
+
+impl FromStr for Trial {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (check, case) =
+            text.trim().split_once(' ').ok_or("a trial is a check and a case: agrees linear users=3")?;
+        let check = serde_json::from_value(check.into()).map_err(|_| format!("{check:?} is not a check"))?;
+        Ok(Self { check, case: case.parse()?, drawn: None })
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What random cases are drawn from.
+    pub seed: u64,
+    /// Random cases for each operation and check.
+    pub cases: u32,
+    /// Also sizes that want a real device: tiles of a thousand, more items than 16 bits count, weights of
+    /// 133 MB.
+    pub full: bool,
+    /// Only trials whose line contains this.
+    pub filter: Option<String>,
+    /// Failures that are expected.
+    pub known: Vec<Known>,
+    /// Whether to time each operation.
+    pub speed: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: 1, cases: 24, full: true, filter: None, known: Vec::new(), speed: true }
+    }
+}
+
+/// A failure that is expected, and why. A trial that matches and passes is a failure, too: the entry
+/// has to go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// The backend's name.
+    pub backend: String,
+    /// Part of the device's name; empty for all devices.
+    #[serde(default)]
+    pub device: String,
+    /// Part of the trial's line.
+    pub trial: String,
+    /// Why, and what is to be done about it.
+    pub reason: String,
+}
+
+impl Known {
+    fn matches(&self, backend: &str, device: &str, line: &str) -> bool {
+        self.backend == backend && device.contains(&self.device) && line.contains(&self.trial)
+    }
+}
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything held; the worst error as a fraction of what is allowed.
+    Passed {
+        /// At most 1.
+        worst: f64,
+    },
+    /// The backend does not have this.
+    NotImplemented {
+        /// The operation.
+        what: String,
+    },
+    /// Something did not hold.
+    Failed {
+        /// In a sentence.
+        what: String,
+        /// The smallest trial that was found to fail.
+        repeat: String,
+    },
+    /// It failed, and that is known.
+    Known {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// All trials, in the order of the contract.
+pub fn plan(options: &Options) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let mut add = |check, case| trials.push(Trial { check, case, drawn: None });
+    for check in [Check::Holds, Check::OutOfMemory, Check::Handles] {
+        add(check, Case::of(Op::Memory));
+    }
+    for op in Op::ALL {
+        Case::edges(op, options.full)
+            .into_iter()
+            .filter(|_| checked(Check::Agrees, op))
+            .for_each(|case| add(Check::Agrees, case));
+    }
+    for member in Member::ALL {
+        let case = Case { member, ..Case::of(Op::Step) };
+        for (depth, seed) in [(1, 3), (2, 4), (0, 5)] {
+            add(Check::TenSteps, Case { depth, seed, users: 9, items: 30, ..case.clone() });
+        }
+        let case = Case { member, ..Case::of(Op::Training) };
+        for check in [Check::Replays, Check::Planted, Check::Reaches] {
+            add(check, case.clone());
+        }
+    }
+    let all = [Check::Agrees, Check::Differences, Check::Identities, Check::Noise, Check::Oracle];
+    for (op, check) in
+        Op::ALL.into_iter().flat_map(|op| all.map(|check| (op, check))).filter(|&(op, check)| checked(check, op))
+    {
+        for number in 0..options.cases {
+            let drawn = Some((options.seed, number));
+            let case = Case::random(op, options.seed, number).map(|tree| fit(check, &tree.current()));
+            trials.extend(case.map(|case| Trial { check, case, drawn }));
+        }
+    }
+    trials.sort_by_key(|trial| trial.case.op);
+    if let Some(filter) = &options.filter {
+        trials.retain(|trial| trial.to_string().contains(filter.as_str()));
+    }
+    trials
+}
+
+/// Whether cases of an operation are drawn for a check.
+fn checked(check: Check, op: Op) -> bool {
+    match check {
+        Check::Agrees => !matches!(op, Op::Memory | Op::Training),
+        Check::Differences => matches!(
+            op,
+            Op::LinearGradWeight
+                | Op::LinearGradInput
+                | Op::EncodeSparseGrad
+                | Op::SampleLatentGrad
+                | Op::Likelihood
+                | Op::DecodeLossGrad
+        ),
+        Check::Identities => matches!(op, Op::Likelihood | Op::SampleLatent | Op::EncodeSparse | Op::TopK | Op::Adam),
+        Check::Noise => matches!(op, Op::EncodeSparse | Op::EncodeSparseGrad | Op::SampleLatent),
+        Check::Oracle => op == Op::Step,
+        _ => false,
+    }
+}
+
+/// A case as a check can use it.
+fn fit(check: Check, case: &Case) -> Case {
+    match check {
+        Check::Differences => gradients::small(case),
+        // Numbers of one kind: identities are about values, noise is about places.
+        Check::Identities => Case { data: Data::Random, users: case.users.max(1), ..case.clone() },
+        Check::Noise => {
+            let fill = if case.fill == Fill::Empty { Fill::Full } else { case.fill };
+            let keep = if case.op == Op::SampleLatent { 1.0 } else { case.keep };
+            Case { fill, keep, weights: false, users: case.users.max(1), ..case.clone() }
+        }
+        _ => case.clone(),
+    }
+}
+
+/// Runs a trial. A random case that fails is made smaller first.
+pub fn run(backend: &mut dyn Backend, trial: &Trial) -> Outcome {
+    let what = match attempt(backend, trial.check, &trial.case) {
+        Ok(worst) => return Outcome::Passed { worst },
+        Err(Wrong::NotImplemented(what)) => return Outcome::NotImplemented { what },
+        Err(Wrong::Broken(what)) => what,
+    };
+    let (mut what, mut case) = (what, trial.case.clone());
+    if let Some(mut tree) = trial.drawn.and_then(|(seed, number)| Case::random(case.op, seed, number)) {
+        let mut smaller = tree.simplify();
+        for _ in 0..200 {
+            if !smaller {
+                break;
+            }
+            let next = fit(trial.check, &tree.current());
+            smaller = match attempt(backend, trial.check, &next) {
+                Err(Wrong::Broken(wrong)) => {
+                    (what, case) = (wrong, next);
+                    tree.simplify()
+                }
+                _ => tree.complicate(),
+            };
+        }
+    }
+    Outcome::Failed { what, repeat: Trial { case, ..trial.clone() }.to_string() }
+}
+
+fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
+    let tried = catch_unwind(AssertUnwindSafe(|| match check {
+        Check::Holds | Check::OutOfMemory | Check::Handles => checks::memory(backend, case, check),
+        Check::Agrees if case.op == Op::Step => step::one(backend, case, false),
+        Check::Agrees => checks::agrees(backend, case),
+        Check::Differences => checks::gradient(backend, case),
+        Check::Identities => checks::identity(backend, case),
+        Check::Noise => checks::noise(backend, case),
+        Check::Oracle => step::one(backend, case, true),
+        Check::TenSteps => step::ten(backend, case),
+        Check::Replays => step::captured(backend, case),
+        Check::Planted => step::planted(backend, case),
+        Check::Reaches => step::metrics(backend, case),
+    }));
+    tried.unwrap_or_else(|panic| Err(Wrong::Broken(format!("it panicked: {}", text(&*panic)))))
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
+}
+
+/// Runs all of it on a backend.
+pub fn suite(backend: &mut dyn Backend, options: &Options) -> Report {
+    let info = backend.info();
+    let trials = plan(options);
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION").into(),
+        backend: info.name.clone(),
+        device: info.device.clone(),
+        precision: info.precision.clone(),
+        memory: info.memory,
+        deterministic: info.deterministic,
+        capture: info.capture,
+        seed: options.seed,
+        trials: Vec::new(),
+        speed: Vec::new(),
+    };
+    for trial in trials {
+        let line = trial.to_string();
+        let outcome = run(backend, &trial);
+        let outcome = report.judge(&options.known, &line, outcome);
+        report.trials.push((trial, outcome));
+    }
+    if options.speed && options.filter.is_none() {
+        report.speed = speed(backend).unwrap_or_default();
+    }
+    report
+}
+
+/// What an operation takes at one moderate shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Speed {
+    /// The operation.
+    pub op: Op,
+    /// The shape.
+    pub case: String,
+    /// Seconds a call.
+    pub seconds: f64,
+    /// Floating-point operations of its products; none where there are none.
+    pub flop: Option<f64>,
+}
+
+fn speed(backend: &mut dyn Backend) -> Tried<Vec<Speed>> {
+    let numbers = Numbers::of(&backend.info()).map_err(Wrong::Broken)?;
+    let mut all = Vec::new();
+    for op in Op::ALL.into_iter().filter(|op| checked(Check::Agrees, *op) && *op != Op::Step) {
+        let (users, items, inner, outer) = (256, 4096, 256, 256);
+        let items = if op == Op::Adam { 1 << 20 } else { items };
+        let case = Case { users, items, inner, outer, k: 100, first: 0, ..Case::of(op) };
+        match operations::time(backend, &case, numbers) {
+            Ok((seconds, flop)) => {
+                all.push(Speed { op, case: case.to_string(), seconds, flop: (flop > 0.0).then_some(flop) })
+            }
+            Err(Wrong::NotImplemented(_)) => {}
+            Err(wrong) => return Err(wrong),
+        }
+    }
+    Ok(all)
+}
+
+/// What the suite has found: its `Display` is a table for a bug report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of this suite.
+    pub version: String,
+    /// The backend's name.
+    pub backend: String,
+    /// The device, with driver or thread count.
+    pub device: String,
+    /// The working precision.
+    pub precision: String,
+    /// Bytes that could be allocated, where known.
+    pub memory: Option<u64>,
+    /// Whether it promises the same bits for the same calls.
+    pub deterministic: bool,
+    /// Whether it can capture and replay.
+    pub capture: bool,
+    /// What random cases were drawn from.
+    pub seed: u64,
+    /// Every trial and how it ended.
+    #[serde(serialize_with = "lines")]
+    pub trials: Vec<(Trial, Outcome)>,
+    /// Seconds by operation.
+    pub speed: Vec<Speed>,
+}
+
+fn lines<S: serde::Serializer>(trials: &[(Trial, Outcome)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(trials.iter().map(|(trial, outcome)| (trial.to_string(), outcome)))
+}
+
+/// The trials of one operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Group {
+    /// How many there are.
+    pub trials: usize,
+    /// How many passed.
+    pub passed: usize,
+    /// How many failed.
+    pub failed: usize,
+    /// How many failed as expected.
+    pub known: usize,
+    /// How many the backend does not have.
+    pub absent: usize,
+    /// The worst error of those that passed, as a fraction of what is allowed.
+    pub worst: f64,
+}
+
+impl Report {
+    /// What an outcome means where some failures are expected.
+    pub fn judge(&self, known: &[Known], line: &str, outcome: Outcome) -> Outcome {
+        let Some(entry) = known.iter().find(|known| known.matches(&self.backend, &self.device, line)) else {
+            return outcome;
+        };
+        match outcome {
+            Outcome::Failed { .. } => Outcome::Known { reason: entry.reason.clone() },
+            Outcome::Passed { .. } => Outcome::Failed {
+                what: format!("it passes, and is listed as a known failure ({}); remove the entry", entry.reason),
+                repeat: line.to_owned(),
+            },
+            other => other,
+        }
+    }
+
+    /// Whether something ran and nothing failed.
+    pub fn passes(&self) -> bool {
+        let all = self.group(|_| true);
+        all.passed > 0 && all.failed == 0
+    }
+
+    /// The trials that failed, with what went wrong and the line that repeats it.
+    pub fn failures(&self) -> impl Iterator<Item = (&Trial, &str, &str)> {
+        self.trials.iter().filter_map(|(trial, outcome)| match outcome {
+            Outcome::Failed { what, repeat } => Some((trial, what.as_str(), repeat.as_str())),
+            _ => None,
+        })
+    }
+
+    /// What the backend does not have, each once.
+    pub fn absent(&self) -> Vec<&str> {
+        let mut all = Vec::new();
+        for (_, outcome) in &self.trials {
+            if let Outcome::NotImplemented { what } = outcome {
+                if !all.contains(&what.as_str()) {
+                    all.push(what);
+                }
+            }
+        }
+        all
+    }
+
+    /// The sum over some trials.
+    pub fn group(&self, which: impl Fn(&Trial) -> bool) -> Group {
+        let mut group = Group::default();
+        for (_, outcome) in self.trials.iter().filter(|(trial, _)| which(trial)) {
+            group.trials += 1;
+            match outcome {
+                Outcome::Passed { worst } => {
+                    group.passed += 1;
+                    group.worst = group.worst.max(*worst);
+                }
+                Outcome::NotImplemented { .. } => group.absent += 1,
+                Outcome::Failed { .. } => group.failed += 1,
+                Outcome::Known { .. } => group.known += 1,
+            }
+        }
+        group
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let yes = |x: bool| if x { "yes" } else { "no" };
+        writeln!(f, "vaecf conform {}, {} {}", self.version, std::env::consts::OS, std::env::consts::ARCH)?;
+        writeln!(f, "backend    {}, {}", self.backend, self.precision)?;
+        writeln!(f, "device     {}", self.device)?;
+        writeln!(f, "promises   same bits: {}; capture: {}", yes(self.deterministic), yes(self.capture))?;
+        writeln!(f, "seed       {}\n", self.seed)?;
+        writeln!(
+            f,
+            "{:<20}{:>8}{:>8}{:>8}{:>8}{:>8}{:>10}{:>12}",
+            "operation", "trials", "passed", "failed", "known", "absent", "worst", "us a call"
+        )?;
+        for op in Op::ALL {
+            let group = self.group(|trial| trial.case.op == op);
+            if group.trials > 0 {
+                self.line(f, op.name(), group, self.speed.iter().find(|s| s.op == op))?;
+            }
+        }
+        self.line(f, "all", self.group(|_| true), None)?;
+        writeln!(f, "\nworst: the largest error as a fraction of what is allowed")?;
+        if let Some(speed) = self.speed.iter().find(|s| s.op == Op::DecodeLossGrad) {
+            writeln!(f, "us a call: at {}, and alike", speed.case)?;
+        }
+        let absent = self.absent();
+        if !absent.is_empty() {
+            writeln!(f, "absent: {}", absent.join(", "))?;
+        }
+        for (trial, outcome) in &self.trials {
+            if let Outcome::Known { reason } = outcome {
+                writeln!(f, "known: {trial}: {reason}")?;
+            }
+        }
+        for (trial, what, repeat) in self.failures() {
+            writeln!(f, "\nFAILED {trial}\n  {what}\n  repeat: vaecf conform --trial '{repeat}'")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn line(&self, f: &mut fmt::Formatter<'_>, name: &str, group: Group, speed: Option<&Speed>) -> fmt::Result {
+        let Group { trials, passed, failed, known, absent, worst } = group;
+        write!(f, "{name:<20}{trials:>8}{passed:>8}{failed:>8}{known:>8}{absent:>8}{worst:>10.3}")?;
+        if let Some(Speed { seconds, flop, .. }) = speed {
+            write!(f, "{:>12.1}", seconds * 1e6)?;
+            if let Some(flop) = flop {
+                write!(f, "  {:.1} GFLOP/s", flop / seconds / 1e9)?;
+            }
+        }
+        writeln!(f)
+    }
+}
