@@ -2,7 +2,7 @@
 
 use vaecf_core::{
     Result,
-    backend::{Backend, Info, LikelihoodKind},
+    backend::{Backend, Curve, Info, LikelihoodKind},
     config::{Member, ModelConfig, TrainConfig},
     device::Device,
     evaluate::{Judge, Options},
@@ -181,7 +181,11 @@ fn both(subject: &mut dyn Backend, step: &Step, steps: u32) -> Tried<(Vec<Learne
 /// One step against the reference, and against automatic differentiation.
 pub(crate) fn one(subject: &mut dyn Backend, case: &Case, by_oracle: bool) -> Tried<f64> {
     let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
-    let step = Step::of(case);
+    let mut step = Step::of(case);
+    if numbers.act != numbers.sum && step.config.curve == Curve::Relu {
+        // Through several layers of a narrow type, an input next to relu's kink falls on either side of it.
+        step.config.curve = Curve::Tanh;
+    }
     let (ours, theirs) = both(subject, &step, 1)?;
     let (ours, theirs) = (&ours[0], &theirs[0]);
     let expected = if by_oracle {

@@ -11,7 +11,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use vaecf_core::backend::Backend;
 use vaecf_cpu::Cpu;
-use vaecf_tests::{Options, Outcome, plan, run};
+use vaecf_tests::{Narrow, Options, Outcome, Recorded, plan, run};
 
 /// A backend under test, or why it is not here.
 type Subject = (&'static str, Result<Box<dyn Backend>, String>);
@@ -19,6 +19,16 @@ type Subject = (&'static str, Result<Box<dyn Backend>, String>);
 fn subjects() -> Vec<Subject> {
     vec![
         ("cpu f32", Cpu::<f32>::new(Some(2)).map(|cpu| Box::new(cpu) as _).map_err(|e| e.to_string())),
+        (
+            "captured f16",
+            Cpu::<f32>::new(Some(2))
+                .map(|cpu| Box::new(Recorded::new(Narrow::f16(cpu))) as _)
+                .map_err(|e| e.to_string()),
+        ),
+        (
+            "narrow bf16",
+            Cpu::<f32>::new(Some(2)).map(|cpu| Box::new(Narrow::bf16(cpu)) as _).map_err(|e| e.to_string()),
+        ),
         ("cpu f64", Cpu::<f64>::new(Some(2)).map(|cpu| Box::new(cpu) as _).map_err(|e| e.to_string())),
     ]
 }
