@@ -431,7 +431,7 @@ impl Case {
         bytes[8..12].copy_from_slice(&number.to_le_bytes());
         bytes[12] = op as u8;
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-        strategy(op).new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).ok()
+        cases(op).new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).ok()
     }
 
     /// A generator for what is drawn in this case.
@@ -515,7 +515,7 @@ impl Case {
 }
 
 /// Small cases of an operation; they shrink towards few users, short rows and plain numbers.
-fn strategy(op: Op) -> impl Strategy<Value = Case> {
+pub fn cases(op: Op) -> impl Strategy<Value = Case> {
     let sizes = (0_u32..24, 1_u32..90, 1_u32..40, 1_u32..40, 1_u32..30);
     let fills = select(vec![Fill::One, Fill::Mixed, Fill::Empty, Fill::Full, Fill::Huge, Fill::Squares]);
     let rows = (fills, any::<bool>(), any::<bool>(), 0_u32..9);

@@ -215,17 +215,23 @@ pub(crate) fn identity(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
             Ok(0.0)
         }
         Op::TopK => {
-            // Asked for all that is left, a ranking is a permutation of it.
-            let case = Case { k: case.items, data: Data::Random, ..case.clone() };
-            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            // A ranking is the head of a sort.
+            let (taken, _) = perform(subject, case, numbers, Mode::Eager, false)?;
+            let mut reference = truth()?;
+            let scores = operations::ranked_scores(&Lab::new(&mut reference, case, numbers, Mode::Eager)?);
             let (history, order) = (case.history(), case.order());
-            for (row, ranked) in taken[0].values.chunks_exact(i).enumerate() {
+            let rows = scores.chunks_exact(i).zip(taken[0].values.chunks_exact(case.k as usize));
+            for (row, (scores, ranked)) in rows.enumerate() {
                 let seen = history.row(order[case.first as usize + row]);
-                let mut named: Vec<f64> = ranked.iter().copied().filter(|&x| x < f64::from(u32::MAX)).collect();
-                named.sort_by(f64::total_cmp);
-                let left: Vec<f64> =
-                    (0..case.items).filter(|x| seen.binary_search(x).is_err()).map(f64::from).collect();
-                ensure(named == left, || format!("row {row} is no permutation of the items left"))?;
+                let mut sorted: Vec<u32> = (0..case.items).filter(|item| seen.binary_search(item).is_err()).collect();
+                // Stable: equal scores stay in the order of their items.
+                sorted.sort_by(|&a, &b| {
+                    let (a, b) = (scores[a as usize], scores[b as usize]);
+                    a.is_nan().cmp(&b.is_nan()).then(b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal))
+                });
+                sorted.resize(case.k as usize, u32::MAX);
+                let sorted: Vec<f64> = sorted.into_iter().map(f64::from).collect();
+                ensure(ranked == sorted, || format!("row {row} is {ranked:?}, and sorted {sorted:?}"))?;
             }
             Ok(0.0)
         }

@@ -16,9 +16,11 @@ mod remote;
 mod step;
 mod suite;
 
-pub use case::{Case, Data, Fill, Op};
+pub use case::{Case, Data, Fill, Op, cases};
 pub use checks::Plain;
 pub use narrow::Narrow;
 pub use recorded::Recorded;
 pub use step::{Learned, Step, values};
-pub use suite::{Check, Group, Known, Options, Outcome, Report, Trial, plan, run, suite};
+pub use suite::{
+    Check, Group, Known, Options, Outcome, Report, Speed, Trial, plan, run, run_known, suite, suite_watched,
+};

@@ -275,7 +275,7 @@ impl Backend for Mutant {
         if here("rows begin one event late") {
             x = self.rows(x, step, |_, row| drop(row.drain(..row.len().min(1))))?;
         } else if here("rows end one event early") {
-            x = self.rows(x, step, |_, row| drop(row.pop()))?;
+            x = self.rows(x, step, |_, row| row.truncate(row.len().saturating_sub(1)))?;
         } else if here("items are counted in 16 bits") {
             x = self.rows(x, step, |_, row| row.iter_mut().for_each(|(item, _)| *item &= 0xffff))?;
         } else if here("the kept are not scaled up") {

@@ -500,11 +500,10 @@ fn seen(lab: &mut Lab<'_>) -> Tried<Rows> {
     Ok(if none { absent } else { rows })
 }
 
-fn top_k(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
+/// The scores that a case of [`Op::TopK`] ranks.
+pub(crate) fn ranked_scores(lab: &Lab<'_>) -> Vec<f64> {
     let case = lab.case;
-    let (b, i, ..) = dims(case);
-    let k = case.k as usize;
-    let mut scores = lab.draw(Role::Act, 0, b * i);
+    let mut scores = lab.draw(Role::Act, 0, (case.users * case.items) as usize);
     if case.data == Data::Extreme {
         let mut random = case.generator(4);
         let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1.0];
@@ -514,6 +513,14 @@ fn top_k(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
             }
         });
     }
+    scores
+}
+
+fn top_k(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
+    let case = lab.case;
+    let (b, i, ..) = dims(case);
+    let k = case.k as usize;
+    let scores = ranked_scores(lab);
     let seen = seen(lab)?;
     let sm = lab.input("scores", Role::Act, b, i, &scores)?;
     let (items, values) = (lab.ranked("items", b, k)?, lab.arena("values", Role::Value, None, b * k, true)?);

@@ -109,3 +109,24 @@ pub(crate) fn expected(step: &Step, weights: &tensors::Tensors) -> Result<Expect
     };
     Ok(Expected { nll: nll.to_vec1()?, kl: kl.to_vec1()?, gradient: vars.iter().map(of).collect::<Result<_>>()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use vaecf_core::device::Device;
+
+    use super::*;
+    use crate::{Case, Op, numbers::Numbers, step::held};
+
+    /// The oracle can tell: with another weight of the divergence the step is not that of the oracle.
+    #[test]
+    fn a_wrong_gradient_is_found() {
+        let step = Step::of(&Case::of(Op::Step));
+        let device = Device::new(Box::new(crate::checks::truth().expect("a thread")));
+        let learned = &step.learn(&device, None, 1).expect("a step")[0];
+        let numbers = Numbers::of(device.info()).expect("numbers");
+        let judge =
+            |step: &Step| held(numbers, step, learned, &expected(step, &learned.before).expect("an answer"), 1.0);
+        assert!(judge(&step).is_ok());
+        assert!(judge(&Step { beta: step.beta + 0.001, ..step.clone() }).is_err());
+    }
+}

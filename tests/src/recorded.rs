@@ -13,11 +13,14 @@ use vaecf_core::{
 /// A call, to be made again.
 type Call<B> = Box<dyn Fn(&mut B) -> Result + Send>;
 
+/// What a capture holds: its calls, and the steps as they were when it ended.
+type Kept<B> = (Vec<Call<B>>, BTreeMap<u32, StepParams>);
+
 /// A backend with captures made by recording.
 pub struct Recorded<B> {
     inner: B,
     recording: Option<Vec<Call<B>>>,
-    graphs: Vec<(Vec<Call<B>>, BTreeMap<u32, StepParams>)>,
+    graphs: Vec<Kept<B>>,
     steps: BTreeMap<u32, StepParams>,
     frozen: bool,
     /// Replays so far.

@@ -9,7 +9,10 @@ use std::{
 
 use proptest::strategy::ValueTree;
 use serde::{Deserialize, Serialize};
-use vaecf_core::{backend::Backend, config::Member};
+use vaecf_core::{
+    backend::{Backend, Info},
+    config::Member,
+};
 
 use crate::{
     case::{Case, Data, Fill, Op},
@@ -138,8 +141,33 @@ pub struct Known {
 }
 
 impl Known {
-    fn matches(&self, backend: &str, device: &str, line: &str) -> bool {
-        self.backend == backend && device.contains(&self.device) && line.contains(&self.trial)
+    /// Those of this project's own backends: `tests/known.toml`.
+    ///
+    /// # Errors
+    /// Where that file is not what it should be.
+    pub fn listed() -> Result<Vec<Self>, String> {
+        Self::parse(include_str!("../known.toml"))
+    }
+
+    /// A list in TOML: one `[[known]]` an entry.
+    ///
+    /// # Errors
+    /// What is wrong with it, and in which line.
+    pub fn parse(text: &str) -> Result<Vec<Self>, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct List {
+            #[serde(default)]
+            known: Vec<Known>,
+        }
+        toml::from_str::<List>(text).map(|list| list.known).map_err(|e| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            format!("line {line}: {}", e.message().trim_end().replace('\n', ", "))
+        })
+    }
+
+    fn matches(&self, info: &Info, line: &str) -> bool {
+        self.backend == info.name && info.device.contains(&self.device) && line.contains(&self.trial)
     }
 }
 
@@ -235,7 +263,7 @@ fn checked(check: Check, op: Op) -> bool {
 fn fit(check: Check, case: &Case) -> Case {
     match check {
         Check::Differences => gradients::small(case),
-        // Numbers of one kind: identities are about values, noise is about places.
+        Check::Identities if case.op == Op::TopK => case.clone(),
         Check::Identities => Case { data: Data::Random, users: case.users.max(1), ..case.clone() },
         Check::Noise => {
             let fill = if case.fill == Fill::Empty { Fill::Full } else { case.fill };
@@ -295,12 +323,46 @@ fn text(panic: &(dyn Any + Send)) -> String {
     said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
 }
 
+/// What an outcome means where some failures are expected.
+fn judge(known: &[Known], info: &Info, line: &str, outcome: Outcome) -> Outcome {
+    let Some(entry) = known.iter().find(|known| known.matches(info, line)) else { return outcome };
+    match outcome {
+        Outcome::Failed { .. } => Outcome::Known { reason: entry.reason.clone() },
+        Outcome::Passed { .. } => Outcome::Failed {
+            what: format!("it passes, and is listed as a known failure ({}): remove the entry", entry.reason),
+            repeat: line.to_owned(),
+        },
+        other => other,
+    }
+}
+
 /// Runs all of it on a backend.
+///
+/// ```
+/// use vaecf_tests::{Options, suite};
+///
+/// // In the tests of a backend of your own; here it is the CPU's, and a part of the trials.
+/// let mut backend = vaecf_cpu::Cpu::<f32>::new(None)?;
+/// let report = suite(&mut backend, &Options { filter: Some("agrees adam ".into()), ..Options::default() });
+/// assert!(report.passes(), "{report}");
+/// # Ok::<(), vaecf_core::Error>(())
+/// ```
 pub fn suite(backend: &mut dyn Backend, options: &Options) -> Report {
+    suite_watched(backend, options, &mut |_, _, _| {})
+}
+
+/// The same, telling after each trial how many are done of how many, and how it ended.
+pub fn suite_watched(
+    backend: &mut dyn Backend,
+    options: &Options,
+    watch: &mut dyn FnMut(usize, usize, &Outcome),
+) -> Report {
     let info = backend.info();
     let trials = plan(options);
+    let all = trials.len();
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").into(),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         backend: info.name.clone(),
         device: info.device.clone(),
         precision: info.precision.clone(),
@@ -308,19 +370,24 @@ pub fn suite(backend: &mut dyn Backend, options: &Options) -> Report {
         deterministic: info.deterministic,
         capture: info.capture,
         seed: options.seed,
-        trials: Vec::new(),
+        trials: Vec::with_capacity(all),
         speed: Vec::new(),
     };
     for trial in trials {
-        let line = trial.to_string();
-        let outcome = run(backend, &trial);
-        let outcome = report.judge(&options.known, &line, outcome);
+        let outcome = run_known(backend, &options.known, &trial);
+        watch(report.trials.len() + 1, all, &outcome);
         report.trials.push((trial, outcome));
     }
     if options.speed && options.filter.is_none() {
-        report.speed = speed(backend).unwrap_or_default();
+        report.speed = speed(backend);
     }
     report
+}
+
+/// Runs a trial; a failure that is listed is none, and a listed one that passes is.
+pub fn run_known(backend: &mut dyn Backend, known: &[Known], trial: &Trial) -> Outcome {
+    let outcome = run(backend, trial);
+    judge(known, &backend.info(), &trial.to_string(), outcome)
 }
 
 /// What an operation takes at one moderate shape.
@@ -336,22 +403,17 @@ pub struct Speed {
     pub flop: Option<f64>,
 }
 
-fn speed(backend: &mut dyn Backend) -> Tried<Vec<Speed>> {
-    let numbers = Numbers::of(&backend.info()).map_err(Wrong::Broken)?;
-    let mut all = Vec::new();
-    for op in Op::ALL.into_iter().filter(|op| checked(Check::Agrees, *op) && *op != Op::Step) {
-        let (users, items, inner, outer) = (256, 4096, 256, 256);
-        let items = if op == Op::Adam { 1 << 20 } else { items };
-        let case = Case { users, items, inner, outer, k: 100, first: 0, ..Case::of(op) };
-        match operations::time(backend, &case, numbers) {
-            Ok((seconds, flop)) => {
-                all.push(Speed { op, case: case.to_string(), seconds, flop: (flop > 0.0).then_some(flop) })
-            }
-            Err(Wrong::NotImplemented(_)) => {}
-            Err(wrong) => return Err(wrong),
-        }
-    }
-    Ok(all)
+/// Operations that fail, or are not there, have no speed.
+fn speed(backend: &mut dyn Backend) -> Vec<Speed> {
+    let Ok(numbers) = Numbers::of(&backend.info()) else { return Vec::new() };
+    let mut time = |op| {
+        let items = if op == Op::Adam { 1 << 20 } else { 4096 };
+        let case = Case { users: 256, items, inner: 256, outer: 256, k: 100, first: 0, ..Case::of(op) };
+        let timed = catch_unwind(AssertUnwindSafe(|| operations::time(backend, &case, numbers)));
+        let Ok(Ok((seconds, flop))) = timed else { return None };
+        Some(Speed { op, case: case.to_string(), seconds, flop: (flop > 0.0).then_some(flop) })
+    };
+    Op::ALL.into_iter().filter(|op| checked(Check::Agrees, *op) && *op != Op::Step).filter_map(&mut time).collect()
 }
 
 /// What the suite has found: its `Display` is a table for a bug report.
@@ -359,6 +421,8 @@ fn speed(backend: &mut dyn Backend) -> Tried<Vec<Speed>> {
 pub struct Report {
     /// Of this suite.
     pub version: String,
+    /// Operating system and processor family.
+    pub system: String,
     /// The backend's name.
     pub backend: String,
     /// The device, with driver or thread count.
@@ -402,21 +466,6 @@ pub struct Group {
 }
 
 impl Report {
-    /// What an outcome means where some failures are expected.
-    pub fn judge(&self, known: &[Known], line: &str, outcome: Outcome) -> Outcome {
-        let Some(entry) = known.iter().find(|known| known.matches(&self.backend, &self.device, line)) else {
-            return outcome;
-        };
-        match outcome {
-            Outcome::Failed { .. } => Outcome::Known { reason: entry.reason.clone() },
-            Outcome::Passed { .. } => Outcome::Failed {
-                what: format!("it passes, and is listed as a known failure ({}); remove the entry", entry.reason),
-                repeat: line.to_owned(),
-            },
-            other => other,
-        }
-    }
-
     /// Whether something ran and nothing failed.
     pub fn passes(&self) -> bool {
         let all = self.group(|_| true);
@@ -435,10 +484,10 @@ impl Report {
     pub fn absent(&self) -> Vec<&str> {
         let mut all = Vec::new();
         for (_, outcome) in &self.trials {
-            if let Outcome::NotImplemented { what } = outcome {
-                if !all.contains(&what.as_str()) {
-                    all.push(what);
-                }
+            if let Outcome::NotImplemented { what } = outcome
+                && !all.contains(&what.as_str())
+            {
+                all.push(what);
             }
         }
         all
@@ -466,7 +515,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |x: bool| if x { "yes" } else { "no" };
-        writeln!(f, "vaecf conform {}, {} {}", self.version, std::env::consts::OS, std::env::consts::ARCH)?;
+        writeln!(f, "vaecf conform {}, {}", self.version, self.system)?;
         writeln!(f, "backend    {}, {}", self.backend, self.precision)?;
         writeln!(f, "device     {}", self.device)?;
         writeln!(f, "promises   same bits: {}; capture: {}", yes(self.deterministic), yes(self.capture))?;
@@ -514,5 +563,76 @@ impl Report {
             }
         }
         writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutants::with_fault;
+
+    fn known(trial: &str) -> Vec<Known> {
+        let text = format!("[[known]]\nbackend = 'mutant'\ntrial = '{trial}'\nreason = 'a test'\n");
+        Known::parse(&text).expect("a list")
+    }
+
+    /// The mutant whose bias has no gradient, at one trial.
+    fn report(known: Vec<Known>, filter: &str) -> Report {
+        let mut backend = with_fault((Op::LinearGradWeight, "the bias has no gradient")).expect("a backend");
+        suite(&mut *backend, &Options { known, filter: Some(filter.into()), full: false, ..Options::default() })
+    }
+
+    #[test]
+    fn a_known_failure_is_none_and_an_unexpected_pass_is_one() {
+        let (fails, passes) = ("agrees linear_grad_weight users=5 inner=1 ", "agrees linear users=5 inner=1 ");
+        assert!(!report(Vec::new(), fails).passes());
+        let expected = report(known(fails), fails);
+        assert!(expected.group(|_| true).known > 0 && expected.group(|_| true).failed == 0);
+        // What is expected to fail does not count as something that passed.
+        assert!(!expected.passes());
+        assert!(report(Vec::new(), passes).passes());
+        let unexpected = report(known(passes), passes);
+        assert!(!unexpected.passes());
+        assert!(unexpected.to_string().contains("remove the entry"), "{unexpected}");
+        // An entry for another backend or device is not meant.
+        let other = known(passes).into_iter().map(|known| Known { device: "another".into(), ..known }).collect();
+        assert!(report(other, passes).passes());
+    }
+
+    #[test]
+    fn no_trials_are_a_failure() {
+        let nothing = report(Vec::new(), "no such trial");
+        assert_eq!(nothing.trials.len(), 0);
+        assert!(!nothing.passes());
+    }
+
+    #[test]
+    fn a_failure_says_what_repeats_it_and_a_drawn_one_is_made_smaller() {
+        let report = report(Vec::new(), "agrees linear_grad_weight");
+        let (trial, _, repeat) = report.failures().last().expect("a failure");
+        let smaller: Trial = repeat.parse().expect("a trial");
+        assert!(
+            smaller.case.users <= trial.case.users && smaller.case.inner == 1 && smaller.case.outer == 1,
+            "{repeat}"
+        );
+        let mut backend = with_fault((Op::LinearGradWeight, "the bias has no gradient")).expect("a backend");
+        assert!(matches!(run(&mut *backend, &smaller), Outcome::Failed { .. }));
+    }
+
+    #[test]
+    fn the_list_of_known_failures_can_be_read_and_a_wrong_one_is_refused() {
+        Known::listed().expect("the project's own list");
+        let missing = Known::parse("[[known]]\nbackend = 'cpu'\n").expect_err("an entry without a trial");
+        assert!(missing.contains("trial"), "{missing}");
+    }
+
+    #[test]
+    fn every_trial_is_the_line_it_prints() {
+        let trials = plan(&Options::default());
+        assert!(trials.len() > 1000);
+        for trial in trials {
+            let again: Trial = trial.to_string().parse().expect("a trial");
+            assert_eq!((again.check, again.case), (trial.check, trial.case));
+        }
     }
 }

@@ -1,62 +1,76 @@
 //! The suite on every backend at hand, one named trial per case and backend.
 //!
 //! `cargo test -p vaecf-tests --test conformance -- 'agrees linear '` runs a part of it. Random cases are drawn
-//! from `VAECF_SEED` (1 unless given).
+//! from the number in `VAECF_SEED`, 1 unless given. What is not here, or not implemented, or known to
+//! fail is shown as ignored with the reason.
 
 use std::{
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use vaecf_core::backend::Backend;
 use vaecf_cpu::Cpu;
-use vaecf_tests::{Narrow, Options, Outcome, Recorded, plan, run};
+use vaecf_tests::{Known, Narrow, Options, Outcome, Recorded, plan, run_known};
 
-/// A backend under test, or why it is not here.
-type Subject = (&'static str, Result<Box<dyn Backend>, String>);
+/// A backend under test.
+struct Subject {
+    name: &'static str,
+    /// The backend, or why it is absent.
+    backend: Result<Box<dyn Backend>, String>,
+    /// Sizes that want a real device, too.
+    full: bool,
+}
+
+impl Subject {
+    fn new<B: Backend + 'static>(name: &'static str, full: bool, backend: vaecf_core::Result<B>) -> Self {
+        let backend = backend.map(|backend| Box::new(backend) as Box<dyn Backend>).map_err(|e| e.to_string());
+        Self { name, backend, full }
+    }
+}
 
 fn subjects() -> Vec<Subject> {
+    let single = || Cpu::<f32>::new(Some(2));
     vec![
-        ("cpu f32", Cpu::<f32>::new(Some(2)).map(|cpu| Box::new(cpu) as _).map_err(|e| e.to_string())),
-        (
-            "captured f16",
-            Cpu::<f32>::new(Some(2))
-                .map(|cpu| Box::new(Recorded::new(Narrow::f16(cpu))) as _)
-                .map_err(|e| e.to_string()),
-        ),
-        (
-            "narrow bf16",
-            Cpu::<f32>::new(Some(2)).map(|cpu| Box::new(Narrow::bf16(cpu)) as _).map_err(|e| e.to_string()),
-        ),
-        ("cpu f64", Cpu::<f64>::new(Some(2)).map(|cpu| Box::new(cpu) as _).map_err(|e| e.to_string())),
+        Subject::new("cpu f32", true, single()),
+        Subject::new("cpu f64", true, Cpu::<f64>::new(Some(2))),
+        Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu)))),
+        Subject::new("narrow bf16", false, single().map(Narrow::bf16)),
     ]
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let seed = std::env::var("VAECF_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let options = Options { seed, ..Options::default() };
+    let known = Arc::new(Known::listed().expect("tests/known.toml can be read"));
     let mut trials = Vec::new();
-    for (name, subject) in subjects() {
-        match subject {
-            Err(why) => trials.push(Trial::test(format!("{name}: absent: {why}"), || Ok(())).with_ignored_flag(true)),
-            Ok(backend) => {
-                let backend = Arc::new(Mutex::new(backend));
-                for trial in plan(&options) {
-                    let backend = Arc::clone(&backend);
-                    let line = format!("{name}: {trial}");
-                    trials.push(Trial::test(line, move || {
-                        let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
-                        match run(&mut **backend, &trial) {
-                            Outcome::Failed { what, repeat } => Err(Failed::from(format!(
-                                "{what}\nrepeat: cargo test -p vaecf-tests --test conformance -- --exact '{name}: {repeat}'"
-                            ))),
-                            _ => Ok(()),
-                        }
-                    }));
-                }
+    for Subject { name, backend, full } in subjects() {
+        let backend = match backend {
+            Ok(backend) => Arc::new(Mutex::new(backend)),
+            Err(why) => {
+                trials.push(Trial::ignorable_test(name, move || Ok(Completion::ignored_with(why))));
+                continue;
             }
+        };
+        let all = plan(&Options { seed, full, ..Options::default() });
+        assert!(!all.is_empty(), "no trials at all");
+        for trial in all {
+            let (backend, known) = (Arc::clone(&backend), Arc::clone(&known));
+            let line = format!("{name}: {trial}");
+            trials.push(Trial::ignorable_test(line, move || {
+                let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
+                match run_known(&mut **backend, &known, &trial) {
+                    Outcome::Passed { .. } => Ok(Completion::Completed),
+                    Outcome::NotImplemented { what } => {
+                        Ok(Completion::ignored_with(format!("{what} is not implemented")))
+                    }
+                    Outcome::Known { reason } => Ok(Completion::ignored_with(format!("known to fail: {reason}"))),
+                    Outcome::Failed { what, repeat } => {
+                        Err(Failed::from(format!("{what}\nthe smallest that fails: {repeat}")))
+                    }
+                }
+            }));
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()

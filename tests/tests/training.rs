@@ -1,16 +1,9 @@
 //! Training as a whole: it finds what is planted, repeats itself, goes on where it stopped, and ends
 //! when it should.
 
-mod common;
-
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
-
 use proptest::prelude::*;
 use vaecf_core::{
-    backend::{self, Backend, Buf, Curve, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Role, Rows},
+    backend::Curve,
     config::{Member, ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
@@ -18,14 +11,10 @@ use vaecf_core::{
     math::Real,
     metrics::Metric,
     popularity::Popularity,
-    schedule,
     trainer::{Ending, EpochReport, Observer, Pace, Plan, Snapshot, Trainer},
 };
 use vaecf_cpu::Cpu;
-use vaecf_tests::{
-    compare::{Float, Tolerance, compare},
-    planted,
-};
+use vaecf_tests::planted;
 
 fn device<T: Real>(threads: usize) -> Device {
     Device::new(Box::new(Cpu::<T>::new(Some(threads)).unwrap()))
@@ -191,109 +180,6 @@ fn a_diverging_run_says_so() {
     let mut trainer = Trainer::new(&device::<f32>(1), &config, &train, &data, None).unwrap();
     let error = trainer.run(&mut ()).err().unwrap();
     assert!(error.to_string().contains("smaller learning rate"), "{error}");
-}
-
-/// A call, to be made again.
-type Call = Box<dyn Fn(&mut Cpu<f32>) -> backend::Result + Send>;
-
-/// The CPU backend with captures: what lies between two calls is kept, and run when it is replayed.
-struct Recorded {
-    cpu: Cpu<f32>,
-    recording: Option<Vec<Call>>,
-    graphs: Vec<Vec<Call>>,
-    replays: Arc<AtomicU32>,
-}
-
-impl Recorded {
-    fn call(&mut self, call: impl Fn(&mut Cpu<f32>) -> backend::Result + Send + 'static) -> backend::Result {
-        match &mut self.recording {
-            Some(calls) => calls.push(Box::new(call)),
-            None => call(&mut self.cpu)?,
-        }
-        Ok(())
-    }
-
-    /// What the contract forbids inside a capture.
-    fn outside(&mut self) -> &mut Cpu<f32> {
-        assert!(self.recording.is_none(), "a capture holds operations only");
-        &mut self.cpu
-    }
-}
-
-#[rustfmt::skip]
-impl Backend for Recorded {
-    fn info(&self) -> Info { Info { capture: true, ..self.cpu.info() } }
-    fn alloc(&mut self, role: Role, len: u64) -> backend::Result<Buf> { self.outside().alloc(role, len) }
-    fn free(&mut self, buf: Buf) { self.outside().free(buf); }
-    fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> backend::Result { self.outside().upload(dst, at, src) }
-    fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> backend::Result { self.outside().download(src, at, dst) }
-    fn sync(&mut self) -> backend::Result { self.outside().sync() }
-    fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, c: Curve, n: Noise, s: Buf, y: Mat) -> backend::Result { self.call(move |cpu| cpu.encode_sparse(x, w, b, c, n, s, y)) }
-    fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, n: Noise, s: Buf, dw: Mat, db: Mat) -> backend::Result { self.call(move |cpu| cpu.encode_sparse_grad(x, dy, n, s, dw, db)) }
-    fn linear(&mut self, x: Mat, w: Mat, b: Mat, c: Curve, y: Mat) -> backend::Result { self.call(move |cpu| cpu.linear(x, w, b, c, y)) }
-    fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> backend::Result { self.call(move |cpu| cpu.linear_grad_weight(x, dy, dw, db)) }
-    fn linear_grad_input(&mut self, dy: Mat, w: Mat, x: Mat, c: Curve, dx: Mat) -> backend::Result { self.call(move |cpu| cpu.linear_grad_input(dy, w, x, c, dx)) }
-    fn sample_latent(&mut self, x: Rows, st: Mat, n: Noise, s: Buf, z: Mat, kl: Mat) -> backend::Result { self.call(move |cpu| cpu.sample_latent(x, st, n, s, z, kl)) }
-    fn sample_latent_grad(&mut self, x: Rows, st: Mat, dz: Mat, n: Noise, s: Buf, sc: Buf, d: Mat) -> backend::Result { self.call(move |cpu| cpu.sample_latent_grad(x, st, dz, n, s, sc, d)) }
-    fn likelihood(&mut self, x: Rows, k: Likelihood, l: Mat, s: Buf, sc: Buf, loss: Mat) -> backend::Result { self.call(move |cpu| cpu.likelihood(x, k, l, s, sc, loss)) }
-    fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, d: u64, s: Buf, sc: Buf) -> backend::Result { self.call(move |cpu| cpu.adam(w, dw, m, v, len, d, s, sc)) }
-    fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, i: Buf, v: Buf) -> backend::Result { self.call(move |cpu| cpu.top_k(scores, seen, k, i, v)) }
-    fn capture_begin(&mut self) -> backend::Result {
-        assert!(self.recording.replace(Vec::new()).is_none(), "captures do not nest");
-        Ok(())
-    }
-    fn capture_end(&mut self) -> backend::Result<Graph> {
-        self.graphs.push(self.recording.take().expect("a capture has begun"));
-        Ok(Graph(self.graphs.len() as u32 - 1))
-    }
-    fn replay(&mut self, graph: Graph) -> backend::Result {
-        self.replays.fetch_add(1, Ordering::Relaxed);
-        self.graphs[graph.0 as usize].iter().try_for_each(|call| call(&mut self.cpu))
-    }
-}
-
-/// A step captured once and replayed is the step: fresh noise, Adam's corrections and the window all
-/// come through the step buffer. The last short batch is issued call by call.
-#[test]
-fn a_captured_step_is_the_step() {
-    let data = planted::circles(5, 7).unwrap();
-    let train = TrainConfig { epochs: 4, batch: 16, ..quick() };
-    for member in Member::ALL {
-        let replays = Arc::new(AtomicU32::new(0));
-        let run = |device: &Device| {
-            let mut trainer = Trainer::new(device, &small(member), &train, &data, None).unwrap();
-            trainer.run(&mut ()).unwrap();
-            trainer.snapshot().unwrap()
-        };
-        let cpu = Cpu::new(Some(1)).unwrap();
-        let recorded = Recorded { cpu, recording: None, graphs: Vec::new(), replays: Arc::clone(&replays) };
-        assert_eq!(run(&Device::new(Box::new(recorded))), run(&device::<f32>(1)), "{}", member.name());
-        assert_eq!(replays.load(Ordering::Relaxed), 4 * (data.train.users() / 16));
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// One update against the textbook: Adam on the mean gradient plus l2, biases left out.
-    #[test]
-    fn an_update_is_adam_on_the_mean_gradient_with_l2_on_weights(case in common::case()) {
-        let case = common::Case { update: 1, ..case };
-        let step = common::learn(&case, Box::new(Cpu::<f64>::new(Some(1)).unwrap())).unwrap();
-        let p = schedule::step(&case.train(), 1, 0, case.order.len() as u32);
-        for (name, before) in &step.before.0 {
-            let l2 = if name.ends_with("weight") { case.l2 } else { 0.0 };
-            let (w, g) = (common::values(before), common::values(&step.gradient.0[name]));
-            let expected: Vec<f64> = w.iter().zip(&g).map(|(w, g)| {
-                let g = g / case.order.len() as f64 + l2 * w;
-                // In the first update both bias corrections undo the decay: the step is lr g / (|g| + eps).
-                w - p.lr * g / (g.abs() + p.eps)
-            }).collect();
-            // The root of a square loses half the digits of a gradient next to eps.
-            let tolerance = Tolerance::new(Float::F64, Float::F64).terms(16).magnitude(vec![1.0; w.len()]).factor(16.0);
-            compare(&*common::values(&step.after.0[name]), &*expected, &tolerance)?;
-        }
-    }
 }
 
 /// What is an error is to be small: the epoch is chosen by the smallest.
