@@ -65,7 +65,7 @@ impl Numbers {
     pub(crate) fn tolerance(self, role: Role, through: bool) -> Tolerance {
         // Adam is the only one that writes weights, and it writes their masters.
         let store = if role == Role::Weight { self.sum } else { self.role(role) };
-        let tolerance = Tolerance::new(store, self.sum).factor(8.0);
+        let tolerance = Tolerance::new(store, self.sum).factor(4.0);
         match (self.operands, through) {
             (Some(operands), _) => tolerance.operands(operands),
             (None, true) if self.act != self.sum => tolerance.operands(self.act),
