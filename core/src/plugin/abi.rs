@@ -8,7 +8,7 @@
 //! and fills in the inputs. The plugin looks at these two first. Where its version differs it sets
 //! `version` to its own, returns [`Code::Unsupported`] and touches nothing else. Otherwise it sets `size`
 //! to the bytes that it knows, at most those that the host has room for, and fills these.
-//! Within a version, fields are only ever appended to [`VTableV1`] and to [`Info`], and a field that is
+//! Within a version, fields are only ever appended to [`VTableV1`] and to [`InfoV1`], and a field that is
 //! not there counts as null or zero. Everything else never changes.
 //!
 //! # Null
@@ -93,7 +93,7 @@ pub enum HostType {
 /// How the output layer is compared with the history.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Likelihood {
+pub struct LikelihoodV1 {
     /// A [`LikelihoodKind`].
     pub kind: u32,
     /// Confidence of seen items (Gaussian only).
@@ -105,7 +105,7 @@ pub struct Likelihood {
 /// The operands of the output layer and everything derived from it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Decode {
+pub struct DecodeV1 {
     /// Input of the output layer `[B, H]`, the output of `curve`.
     pub g: Mat,
     /// Weights `[H, I]`.
@@ -121,7 +121,7 @@ pub struct Decode {
 /// What a backend is and what it promises. Texts are UTF-8 and end with a zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Info {
+pub struct InfoV1 {
     /// Bytes that the host has room for. The fields of version 1 up to `capture` are always there.
     pub size: u32,
     /// Element type of masters, moments and gradients, in which checkpoints are written: a [`Master`](backend::Master).
@@ -174,7 +174,7 @@ pub struct VTableV1 {
     /// Ends the backend and gives back all that it holds.
     pub destroy: Option<unsafe extern "C" fn(ctx: *mut c_void)>,
     /// [`Backend::info`](backend::Backend::info)
-    pub info: Option<unsafe extern "C" fn(ctx: *mut c_void, info: *mut Info) -> i32>,
+    pub info: Option<unsafe extern "C" fn(ctx: *mut c_void, info: *mut InfoV1) -> i32>,
     /// [`Backend::alloc`](backend::Backend::alloc)
     pub alloc: Option<unsafe extern "C" fn(ctx: *mut c_void, role: u32, len: u64, buf: *mut Buf) -> i32>,
     /// [`Backend::free`](backend::Backend::free)
@@ -274,7 +274,7 @@ pub struct VTableV1 {
         unsafe extern "C" fn(
             ctx: *mut c_void,
             x: *const Rows,
-            kind: *const Likelihood,
+            kind: *const LikelihoodV1,
             logits: *const Mat,
             step: Buf,
             scale: Buf,
@@ -313,8 +313,8 @@ pub struct VTableV1 {
         unsafe extern "C" fn(
             ctx: *mut c_void,
             x: *const Rows,
-            decode: *const Decode,
-            kind: *const Likelihood,
+            decode: *const DecodeV1,
+            kind: *const LikelihoodV1,
             step: Buf,
             scale: Buf,
             loss: *const Mat,
@@ -327,7 +327,7 @@ pub struct VTableV1 {
     pub recommend: Option<
         unsafe extern "C" fn(
             ctx: *mut c_void,
-            decode: *const Decode,
+            decode: *const DecodeV1,
             seen: *const Rows,
             k: u32,
             items: Buf,
@@ -357,7 +357,7 @@ pub const SMALLEST: usize = std::mem::offset_of!(VTableV1, logits_rows);
 // SAFETY: integers, raw pointers and optional function pointers, for all of which zero is a value.
 unsafe impl bytemuck::Zeroable for VTableV1 {}
 // SAFETY: integers and floats, for which zero is a value.
-unsafe impl bytemuck::Zeroable for Info {}
+unsafe impl bytemuck::Zeroable for InfoV1 {}
 
 /// Writes a text and the zero that ends it, as much of it as there is room for in whole characters.
 pub(super) fn write_text(text: &str, to: &mut [c_char]) {
@@ -459,17 +459,17 @@ impl Cross for Curve {
 }
 
 impl Cross for backend::Likelihood {
-    type Kept = Likelihood;
-    type Passed = *const Likelihood;
-    fn keep(self) -> Likelihood {
-        Likelihood { kind: self.kind as u32, seen: self.seen, unseen: self.unseen }
+    type Kept = LikelihoodV1;
+    type Passed = *const LikelihoodV1;
+    fn keep(self) -> LikelihoodV1 {
+        LikelihoodV1 { kind: self.kind as u32, seen: self.seen, unseen: self.unseen }
     }
-    fn pass(kept: &Likelihood) -> *const Likelihood {
+    fn pass(kept: &LikelihoodV1) -> *const LikelihoodV1 {
         kept
     }
-    unsafe fn receive(passed: *const Likelihood) -> Result<Self> {
+    unsafe fn receive(passed: *const LikelihoodV1) -> Result<Self> {
         // SAFETY: the caller's promise.
-        let Likelihood { kind, seen, unseen } = unsafe { behind(passed) }?;
+        let LikelihoodV1 { kind, seen, unseen } = unsafe { behind(passed) }?;
         let all = [LikelihoodKind::Multinomial, LikelihoodKind::Gaussian, LikelihoodKind::Logistic];
         let kind = all.into_iter().find(|&k| k as u32 == kind).map_or_else(|| unknown("likelihood", kind), Ok)?;
         Ok(Self { kind, seen, unseen })
@@ -477,17 +477,17 @@ impl Cross for backend::Likelihood {
 }
 
 impl Cross for backend::Decode {
-    type Kept = Decode;
-    type Passed = *const Decode;
-    fn keep(self) -> Decode {
-        Decode { g: self.g, w: self.w, b: self.b, curve: self.curve as u32, logits: self.logits }
+    type Kept = DecodeV1;
+    type Passed = *const DecodeV1;
+    fn keep(self) -> DecodeV1 {
+        DecodeV1 { g: self.g, w: self.w, b: self.b, curve: self.curve as u32, logits: self.logits }
     }
-    fn pass(kept: &Decode) -> *const Decode {
+    fn pass(kept: &DecodeV1) -> *const DecodeV1 {
         kept
     }
-    unsafe fn receive(passed: *const Decode) -> Result<Self> {
+    unsafe fn receive(passed: *const DecodeV1) -> Result<Self> {
         // SAFETY: the caller's promise, for the pointer; a curve is passed as a number.
-        let (Decode { g, w, b, logits, .. }, curve) = unsafe {
+        let (DecodeV1 { g, w, b, logits, .. }, curve) = unsafe {
             let decode = behind(passed)?;
             (decode, Curve::receive(decode.curve)?)
         };

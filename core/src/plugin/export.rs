@@ -240,7 +240,7 @@ unsafe extern "C" fn destroy<B>(ctx: *mut c_void) {
     let _ = guarded(|| drop(context));
 }
 
-unsafe extern "C" fn info<B: Backend>(ctx: *mut c_void, out: *mut abi::Info) -> i32 {
+unsafe extern "C" fn info<B: Backend>(ctx: *mut c_void, out: *mut abi::InfoV1) -> i32 {
     let fill = |backend: &mut B| {
         let info = backend.info();
         // SAFETY: the host's promise: room for the information of version 1, which has not grown yet.

@@ -206,8 +206,8 @@ impl Plugin {
 
     /// What the plugin says of itself, or why that cannot be.
     fn info(&self) -> std::result::Result<Info, String> {
-        let mut told: abi::Info = bytemuck::Zeroable::zeroed();
-        told.size = size_of::<abi::Info>() as u32;
+        let mut told: abi::InfoV1 = bytemuck::Zeroable::zeroed();
+        told.size = size_of::<abi::InfoV1>() as u32;
         let ask = self.table.info.ok_or("it has no info")?;
         // SAFETY: the context is live, no other call is under way, and there is room for as much as is said.
         let code = unsafe { ask(self.table.ctx, &raw mut told) };
