@@ -9,7 +9,7 @@
 // The host sets `size` to the bytes that it has room for and `version` to its own, zeroes all else
 // and fills in the inputs. The plugin looks at these two first. Where its version differs it sets
 // `version` to its own, returns `VAECF_CODE_UNSUPPORTED` and touches nothing else. Otherwise it sets `size`
-// to the bytes that it knows, at most those that the host has room for, and fills these.
+// to the bytes that it fills: at most those that the host has room for, and at least those up to `top_k`.
 // Within a version, fields are only ever appended to `vaecf_backend` and to `vaecf_info`, and a field that is
 // not there counts as null or zero. Everything else never changes.
 //

@@ -27,21 +27,29 @@ use crate::backend::{
 /// asked; so does the text of a panic.
 ///
 /// ```
-/// use vaecf_core::{Error, Result, backend::Backend, plugin::Request};
-///
-/// # mod mine { pub struct Mine; }
-/// # use vaecf_core::backend::*;
-/// # impl Backend for mine::Mine {
-/// #     vaecf_core::forward_backend! { self, { let inner: &mut dyn Backend = unreachable!(); inner };
-/// #         info alloc free upload download sync encode_sparse encode_sparse_grad linear linear_grad_weight
-/// #         linear_grad_input sample_latent sample_latent_grad likelihood adam top_k
+/// use vaecf_core::{Error, Result, plugin::Request};
+/// # mod mine {
+/// #     use vaecf_core::backend::*;
+/// #     pub struct Mine(Box<dyn Backend>);
+/// #     impl Backend for Mine {
+/// #         vaecf_core::forward_backend! { self, self.0;
+/// #             info alloc free upload download sync encode_sparse encode_sparse_grad linear linear_grad_weight
+/// #             linear_grad_input sample_latent sample_latent_grad likelihood adam top_k
+/// #         }
+/// #     }
+/// #     impl Mine {
+/// #         pub fn new() -> Self {
+/// #             unimplemented!()
+/// #         }
 /// #     }
 /// # }
-/// fn open(request: &Request) -> vaecf_core::Result<impl Backend + use<>> {
+/// use mine::Mine;
+///
+/// fn open(request: &Request) -> Result<Mine> {
 ///     if request.device > 0 {
-///         return Err(Error::usage(format!("--device {}: there is one device, 0", request.device)));
+///         return Err(Error::usage(format!("there is one device, 0, and no {}", request.device)));
 ///     }
-///     Ok(mine::Mine)
+///     Ok(Mine::new())
 /// }
 ///
 /// vaecf_core::export_backend!(open);

@@ -31,7 +31,7 @@ pub fn load(path: &std::path::Path, request: &Request) -> crate::Result<Box<dyn 
         Ok(found) if found.is_dir() => return fail("this is a folder; name the shared library in it".into()),
         Ok(_) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return fail("there is no such file; --backend takes the path of a shared library".into());
+            return fail("there is no such file; name a shared library".into());
         }
         Err(e) => return fail(format!("reading failed: {e}")),
     }
