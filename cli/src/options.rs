@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// What computes: auto (the fastest that works) or cpu
+    /// What computes: auto (the fastest that works), cpu, or a shared library such as ./libmine.so
     #[arg(long, global = true, value_name = "NAME", default_value = "auto")]
     pub(crate) backend: String,
     /// Which device of the backend, from 0
@@ -78,6 +78,19 @@ pub(crate) enum Precision {
     F64,
     F16,
     Bf16,
+}
+
+impl Precision {
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// When to use colours.

@@ -1,7 +1,7 @@
 //! The contract between the model and a device.
 //!
 //! A backend is one in-order queue on one device, with about a dozen fused, model-level operations
-//! on buffers it owns. [`crate::model`] is written against this trait alone; [`crate::device`] owns
+//! on buffers it owns. [`crate::model`] is written against this alone; [`crate::device`] owns
 //! a backend, checks every shape once, and is the only caller.
 //!
 //! # What a backend may rely on
@@ -43,7 +43,7 @@
 //! at row `first + r` of their matrix, so an epoch's losses are read back once, at its end.
 
 /// A handle to device memory. Zero is no buffer.
-#[repr(C)]
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Buf(pub u32);
 
@@ -323,7 +323,7 @@ pub enum Fault {
 pub type Result<T = ()> = std::result::Result<T, Fault>;
 
 /// A captured list of calls.
-#[repr(C)]
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
 

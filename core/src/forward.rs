@@ -1,5 +1,17 @@
 //! Forwarding, for backends that wrap another one and change a few of its operations.
 
+use crate::backend::Backend;
+
+/// A backend whose type is not known is one, too.
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    crate::forward_backend! { self, (**self);
+        info alloc free upload download sync
+        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
+        sample_latent sample_latent_grad likelihood adam top_k
+        logits_rows decode_loss_grad recommend capture_begin capture_end replay join all_reduce broadcast
+    }
+}
+
 /// Implements the named methods of [`Backend`](crate::backend::Backend) by calling another backend.
 ///
 /// ```
@@ -127,17 +139,6 @@ macro_rules! forward_backend {
 
 /// A backend that is lent is one, too.
 impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
-    forward_backend! { self, (**self);
-        info alloc free upload download sync
-        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
-        sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows decode_loss_grad recommend
-        capture_begin capture_end replay join all_reduce broadcast
-    }
-}
-
-/// And so is one in a box.
-impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for Box<B> {
     forward_backend! { self, (**self);
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input

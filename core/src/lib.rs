@@ -30,6 +30,7 @@
 //! ```
 //!
 //! The feature `files` (on by default) reads and writes files; without it the crate builds for wasm32.
+//! The feature `plugins` (off by default) loads backends from shared libraries.
 
 pub mod backend;
 #[cfg(feature = "files")]
@@ -48,6 +49,7 @@ pub mod math;
 pub mod matrix;
 pub mod metrics;
 pub mod model;
+pub mod plugin;
 pub mod popularity;
 #[cfg(feature = "files")]
 pub mod prepare;

@@ -4,13 +4,19 @@
 //! from the number in `VAECF_SEED`, 1 unless given. What is not here, or not implemented, or known to
 //! fail is shown as ignored with the reason.
 
+mod built;
+
 use std::{
+    path::Path,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use vaecf_core::backend::Backend;
+use vaecf_core::{
+    backend::Backend,
+    plugin::{Request, load},
+};
 use vaecf_cpu::Cpu;
 use vaecf_tests::{Known, Narrow, Options, Outcome, Recorded, plan, run_known};
 
@@ -28,6 +34,19 @@ impl Subject {
         let backend = backend.map(|backend| Box::new(backend) as Box<dyn Backend>).map_err(|e| e.to_string());
         Self { name, backend, full }
     }
+
+    fn plugin(name: &'static str, full: bool, path: &Path) -> Self {
+        Self::new(name, full, load(path, &Request::default()))
+    }
+
+    /// A shared library that nobody here has seen.
+    fn named() -> Self {
+        let name = "plugin of VAECF_PLUGIN";
+        match std::env::var_os("VAECF_PLUGIN") {
+            Some(path) => Self::plugin(name, true, Path::new(&path)),
+            None => Self { name, backend: Err("VAECF_PLUGIN names no shared library".into()), full: true },
+        }
+    }
 }
 
 fn subjects() -> Vec<Subject> {
@@ -37,6 +56,9 @@ fn subjects() -> Vec<Subject> {
         Subject::new("cpu f64", true, Cpu::<f64>::new(Some(2))),
         Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu)))),
         Subject::new("narrow bf16", false, single().map(Narrow::bf16)),
+        Subject::plugin("plugin in C", false, built::plugin_c()),
+        Subject::plugin("plugin in Rust", false, built::plugin_rust()),
+        Subject::named(),
     ]
 }
 

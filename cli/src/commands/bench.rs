@@ -8,12 +8,12 @@ use vaecf_benches::{
     synthetic::{self, Shape},
 };
 use vaecf_core::{Error, Result, config::ModelConfig, dataset::Dataset, files, matrix::Matrix};
-use vaecf_cpu::Cpu;
 
 use super::Context;
 use crate::{
-    options::{Global, Precision},
-    output::{Done, Format, print, print_json, vacant},
+    backend,
+    options::Global,
+    output::{Done, Format, Ui, print, print_json, vacant},
 };
 
 /// Measure training and inference: users per second, time per operation, beside the limit of this machine
@@ -82,7 +82,7 @@ impl Bench {
         if self.k > matrix.items() {
             return Err(Error::usage(format!("-k {}: there are {} items", self.k, matrix.items())).into());
         }
-        let figures = self.measure(&context.global, &matrix)?;
+        let figures = self.measure(&context.global, context.ui, &matrix)?;
         if let Some(path) = &self.output {
             let json = serde_json::to_string_pretty(&figures).map_err(|e| Error::failure(e.to_string()))?;
             files::write_text(path, &(json + "\n"))?;
@@ -93,9 +93,7 @@ impl Bench {
         }
     }
 
-    fn measure(&self, global: &Global, matrix: &Matrix) -> Result<run::Figures> {
-        // The same refusals as everywhere else, before anything is made.
-        crate::backend::check(global)?;
+    fn measure(&self, global: &Global, ui: Ui, matrix: &Matrix) -> Result<run::Figures> {
         let threads = global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let options = Options {
             batch: self.batch,
@@ -106,9 +104,7 @@ impl Bench {
             python: self.peer.clone(),
         };
         let config = ModelConfig::default();
-        match global.precision {
-            Precision::F64 => run::run(|| Cpu::<f64>::new(Some(threads)), &config, matrix, &options),
-            _ => run::run(|| Cpu::<f32>::new(Some(threads)), &config, matrix, &options),
-        }
+        let quiet = Ui { notes: false, details: false, ..ui };
+        run::run(|| backend::choose(global, &quiet), &config, matrix, &options)
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use vaecf_core::plugin::abi::VERSION;
 
 use super::Context;
 use crate::{
@@ -59,13 +60,18 @@ impl Doctor {
             Err(error) => Finding { name: "cpu", works: false, about: error.to_string() },
         };
         let absent = backend::ABSENT.map(|(name, why)| Finding { name, works: false, about: why.into() });
+        let plugins = Finding {
+            name: "plugins",
+            works: true,
+            about: format!("shared libraries for version {VERSION} of the interface: --backend ./libmine.so"),
+        };
         let findings = Findings {
             version: env!("CARGO_PKG_VERSION"),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             vectors: vectors(),
             memory_free,
-            backends: std::iter::once(cpu).chain(absent).collect(),
+            backends: std::iter::once(cpu).chain(absent).chain([plugins]).collect(),
         };
         match self.format {
             Format::Json => print_json(&findings),

@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod completions;
+mod conform;
 mod demo;
 mod doctor;
 mod evaluate;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     /// Measure training and inference on this machine
     Bench(bench::Bench),
+    /// Put a backend to the conformance suite
+    Conform(conform::Conform),
     /// Show what was found on this machine
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -78,6 +81,7 @@ pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
         Command::Recommend(command) => command.run(&context),
         Command::Demo(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
+        Command::Conform(command) => command.run(&context),
         Command::Doctor(command) => command.run(&context),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(&context),

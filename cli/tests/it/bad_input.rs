@@ -343,8 +343,7 @@ fn wrong_words_on_the_command_line() {
         (["--lr", "-1"], "learning rate"),
         (["--latent", "0"], "units"),
         (["--backend", "cuda"], "no CUDA backend"),
-        (["--backend", "./mine.so"], "shared libraries"),
-        (["--backend", "tpu"], "auto or cpu"),
+        (["--backend", "tpu"], "the path of a shared library"),
         (["--device", "3"], "one device"),
         (["--precision", "f16"], "f32"),
     ] {
