@@ -9,6 +9,7 @@ pub mod mutants;
 mod narrow;
 mod numbers;
 mod operations;
+#[cfg(feature = "oracle")]
 mod oracle;
 pub mod planted;
 mod recorded;

@@ -189,12 +189,22 @@ pub(crate) fn one(subject: &mut dyn Backend, case: &Case, by_oracle: bool) -> Tr
     let (ours, theirs) = both(subject, &step, 1)?;
     let (ours, theirs) = (&ours[0], &theirs[0]);
     let expected = if by_oracle {
-        crate::oracle::expected(&step, &ours.before).map_err(|e| Wrong::Broken(format!("the oracle failed: {e}")))?
+        by_differentiation(&step, ours)?
     } else {
         let gradient = theirs.gradient.0.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect();
         Expected { nll: theirs.nll.clone(), kl: theirs.kl.clone(), gradient }
     };
     held(numbers, &step, ours, &expected, 1.0)
+}
+
+#[cfg(feature = "oracle")]
+fn by_differentiation(step: &Step, ours: &Learned) -> Tried<Expected> {
+    crate::oracle::expected(step, &ours.before).map_err(|e| Wrong::Broken(format!("the oracle failed: {e}")))
+}
+
+#[cfg(not(feature = "oracle"))]
+fn by_differentiation(_: &Step, _: &Learned) -> Tried<Expected> {
+    Err(Wrong::NotImplemented("automatic differentiation, in this build of the suite,".into()))
 }
 
 /// Losses and gradients within a band: `wide` times what one step may be off by.

@@ -254,7 +254,7 @@ fn checked(check: Check, op: Op) -> bool {
         ),
         Check::Identities => matches!(op, Op::Likelihood | Op::SampleLatent | Op::EncodeSparse | Op::TopK | Op::Adam),
         Check::Noise => matches!(op, Op::EncodeSparse | Op::EncodeSparseGrad | Op::SampleLatent),
-        Check::Oracle => op == Op::Step,
+        Check::Oracle => op == Op::Step && cfg!(feature = "oracle"),
         _ => false,
     }
 }

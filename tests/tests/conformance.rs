@@ -56,7 +56,7 @@ fn subjects() -> Vec<Subject> {
         Subject::new("cpu f64", true, Cpu::<f64>::new(Some(2))),
         Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu)))),
         Subject::new("narrow bf16", false, single().map(Narrow::bf16)),
-        Subject::plugin("plugin in C", false, built::plugin_c()),
+        Subject::plugin("plugin in C", true, built::plugin_c()),
         Subject::plugin("plugin in Rust", false, built::plugin_rust()),
         Subject::named(),
     ]
