@@ -14,6 +14,7 @@ use vaecf_core::{
 use vaecf_cpu::Cpu;
 
 use crate::{
+    Narrow, Recorded,
     case::Op,
     suite::{Options, Outcome, plan, run},
 };
@@ -87,6 +88,18 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Recommend, "the fused bias is dropped"),
     (Op::Recommend, "the last item is never recommended"),
     (Op::Training, "a replay has the captured step"),
+    (Op::Likelihood, "losses are narrow"),
+    (Op::Adam, "masters are narrow"),
+    (Op::Adam, "the loss scale never falls"),
+    (Op::Training, "the narrow copy of the weights is that of the start"),
+];
+
+/// Those of them that half precision has: see [`Narrow`].
+const OF_NARROW: [&str; 4] = [
+    "losses are narrow",
+    "masters are narrow",
+    "the loss scale never falls",
+    "the narrow copy of the weights is that of the start",
 ];
 
 /// The CPU backend with one of [`FAULTS`].
@@ -634,6 +647,9 @@ pub fn hunt(backend: &mut dyn Backend, op: Op, options: &Options) -> Option<Caug
 /// # Errors
 /// Where the threads do not start.
 pub fn with_fault(fault: (Op, &'static str)) -> vaecf_core::Result<Box<dyn Backend>> {
-    let mutant = crate::Recorded::new(Mutant::new(fault)?);
+    if OF_NARROW.contains(&fault.1) {
+        return Ok(Box::new(Narrow::f16(Mutant::new(fault)?).with(fault.1)));
+    }
+    let mutant = Recorded::new(Mutant::new(fault)?);
     Ok(Box::new(if fault == (Op::Training, "a replay has the captured step") { mutant.frozen() } else { mutant }))
 }

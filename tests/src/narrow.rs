@@ -21,17 +21,24 @@ pub struct Narrow<B> {
     float: Float,
     acts: Vec<Buf>,
     copies: BTreeMap<u32, (Buf, usize)>,
+    /// One of [`crate::mutants::FAULTS`]; empty where there is none.
+    fault: &'static str,
 }
 
 impl<B: Backend> Narrow<B> {
     /// Half precision of 11 bits, with a loss scale.
     pub fn f16(single: B) -> Self {
-        Self { inner: single, float: Float::F16, acts: Vec::new(), copies: BTreeMap::new() }
+        Self { inner: single, float: Float::F16, acts: Vec::new(), copies: BTreeMap::new(), fault: "" }
     }
 
     /// Half precision of 8 bits, whose exponents are those of single precision.
     pub fn bf16(single: B) -> Self {
         Self { float: Float::Bf16, ..Self::f16(single) }
+    }
+
+    /// The same with a fault.
+    pub(crate) fn with(self, fault: &'static str) -> Self {
+        Self { fault, ..self }
     }
 
     /// The matrix in the copy that operations read.
@@ -143,18 +150,29 @@ impl<B: Backend> Backend for Narrow<B> {
 
     fn likelihood(&mut self, x: Rows, kind: Likelihood, logits: Mat, step: Buf, scale: Buf, loss: Mat) -> Result {
         self.inner.likelihood(x, kind, logits, step, scale, loss)?;
+        if self.fault == "losses are narrow" {
+            self.store(loss)?;
+        }
         self.store(logits)
     }
 
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result {
         self.inner.adam(w, dw, m, v, len, decayed, step, scale)?;
-        self.refresh(w)?;
+        match self.fault {
+            "the narrow copy of the weights is that of the start" => {}
+            "masters are narrow" => {
+                self.store(Mat { buf: w, rows: 1, cols: len as u32, stride: len as u32, offset: 0 })?;
+                self.refresh(w)?;
+            }
+            _ => self.refresh(w)?,
+        }
         if self.float != Float::F16 {
             return Ok(());
         }
         let mut state = ScaleState::default();
         self.inner.download(scale, 0, HostMut::Scale(&mut state))?;
         match (state.finite, state.good) {
+            (0, _) if self.fault == "the loss scale never falls" => {}
             (0, _) => (state.scale, state.good) = (state.scale / 2.0, 0),
             (_, GROWTH..) => (state.scale, state.good) = (state.scale * 2.0, 0),
             _ => {}

@@ -9,7 +9,7 @@ use vaecf_core::{
 use crate::{
     case::{Case, Data, Fill, Op},
     compare::Tolerance,
-    lab::{Lab, Mode, Taken, Tried},
+    lab::{Lab, Mode, Taken, Tried, ensure},
     numbers::{Numbers, round},
 };
 
@@ -76,11 +76,21 @@ pub(crate) fn perform(
     mode: Mode,
     judged: bool,
 ) -> Tried<(Vec<Taken>, Vec<Bound>)> {
+    let scales = backend.info().loss_scale != 1.0;
     let mut lab = Lab::new(backend, case, numbers, mode)?;
     let bounds = issue(&mut lab, judged)?;
     let mut taken = lab.take()?;
     if case.op == Op::Adam {
         let state = lab.scale_state()?;
+        // Only a backend that scales moves the scale: down where it skips, up after a number of good updates.
+        let (before, skipped) = (case.scale as f32, state.finite == 0);
+        let moved = state.scale != before;
+        let allowed = match (scales, skipped) {
+            (false, _) => !moved,
+            (true, true) => state.scale == before / 2.0 && state.good == 0,
+            (true, false) => !moved && state.good == 1 || state.scale == before * 2.0 && state.good == 0,
+        };
+        ensure(allowed, || format!("the loss scale was {before}, and now {state:?}"))?;
         let values = vec![f64::from(state.finite), f64::from(state.skipped)];
         taken.push(Taken { name: "scale", rows: 1, cols: 2, values });
     }

@@ -1,8 +1,8 @@
 //! The suite on every backend at hand, one named trial per case and backend.
 //!
 //! `cargo test -p vaecf-tests --test conformance -- 'agrees linear '` runs a part of it. Random cases are drawn
-//! from the number in `VAECF_SEED`, 1 unless given. What is not here, or not implemented, or known to
-//! fail is shown as ignored with the reason.
+//! from the number in `VAECF_SEED`, 1 unless given; `VAECF_TRIAL` is the line of one trial to run instead of
+//! them all. What is not here, or not implemented, or known to fail is shown as ignored with the reason.
 
 mod built;
 
@@ -62,6 +62,11 @@ fn subjects() -> Vec<Subject> {
     ]
 }
 
+/// The command that repeats a trial.
+fn again(name: &str, line: &str) -> String {
+    format!("VAECF_TRIAL='{line}' cargo test -p vaecf-tests --test conformance -- '{name}'")
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let seed = std::env::var("VAECF_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
@@ -75,7 +80,10 @@ fn main() -> ExitCode {
                 continue;
             }
         };
-        let all = plan(&Options { seed, full, ..Options::default() });
+        let all = match std::env::var("VAECF_TRIAL") {
+            Ok(line) => vec![line.parse().expect("VAECF_TRIAL is the line of a trial")],
+            Err(_) => plan(&Options { seed, full, ..Options::default() }),
+        };
         assert!(!all.is_empty(), "no trials at all");
         for trial in all {
             let (backend, known) = (Arc::clone(&backend), Arc::clone(&known));
@@ -89,7 +97,7 @@ fn main() -> ExitCode {
                     }
                     Outcome::Known { reason } => Ok(Completion::ignored_with(format!("known to fail: {reason}"))),
                     Outcome::Failed { what, repeat } => {
-                        Err(Failed::from(format!("{what}\nthe smallest that fails: {repeat}")))
+                        Err(Failed::from(format!("{what}\nrepeat: {}", again(name, &repeat))))
                     }
                 }
             }));

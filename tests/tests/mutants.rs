@@ -37,6 +37,8 @@ fn a_mutant_without_a_fault_passes() -> Result<(), Failed> {
 }
 
 fn main() -> ExitCode {
+    // A fault that is a panic is told by the trial that catches it.
+    std::panic::set_hook(Box::new(|_| {}));
     let table = Table::default();
     let mut trials = vec![Trial::test("a mutant without a fault passes", a_mutant_without_a_fault_passes)];
     for (number, (op, fault)) in FAULTS.iter().enumerate() {
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
         table.sort_by_key(|(number, _)| *number);
         for (number, Caught { by, after, .. }) in &*table {
             let (op, fault) = FAULTS[*number];
-            println!("{:<20}{fault:<46}after {after:>4}  {by}", op.name());
+            println!("{:<20}{fault:<55}after {after:>4}  {by}", op.name());
         }
     }
     code

@@ -1,7 +1,10 @@
 //! The real binary, from outside: what a person types, sees and finds in folders.
 
 mod bad_input;
+#[path = "../../../tests/tests/built/mod.rs"]
+mod built;
 mod commands;
 mod common;
+mod conform;
 mod plugins;
 mod training;

@@ -1,39 +1,30 @@
 //! Backends from shared libraries, as a person meets them: good ones work like any other, bad ones are one
 //! sentence and exit code 4.
 
-use std::{
-    env::consts::{DLL_PREFIX, DLL_SUFFIX},
-    path::Path,
-    process::Command,
+use std::{fs, path::Path};
+
+use crate::{
+    built,
+    common::{SMALL, fails, file, prepared, run, vaecf},
 };
 
-use crate::common::{SMALL, fails, file, prepared, run, vaecf};
-
-/// Builds a C file of the workspace to a shared library in a folder; returns its name with `./` in front.
-fn build(dir: &Path, source: &str, defines: &[&str]) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's root");
-    let stem = Path::new(source).file_stem().and_then(|stem| stem.to_str()).expect("a name");
-    let name = format!("{DLL_PREFIX}{stem}{}{DLL_SUFFIX}", defines.concat());
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let built = Command::new(compiler)
-        .args(["-std=c99", "-O2", "-shared", "-fPIC", "-ffp-contract=off"])
-        .args(defines.iter().map(|define| format!("-D{define}")))
-        .arg("-I")
-        .arg(root.join("core/include"))
-        .arg("-o")
-        .args([dir.join(&name), root.join(source)])
-        .arg("-lm")
-        .status()
-        .expect("the tests need a C compiler");
-    assert!(built.success(), "{source} {defines:?}");
+/// A copy of a library in a folder; its name with `./` in front.
+fn here(dir: &Path, library: &Path) -> String {
+    let name = library.file_name().and_then(|name| name.to_str()).expect("a name");
+    fs::copy(library, dir.join(name)).expect("a writable folder");
     format!("./{name}")
+}
+
+/// A small backend with a fault.
+fn faulty(dir: &Path, faults: &[&str]) -> String {
+    here(dir, &built::faulty(&format!("faulty{}", faults.concat().replace('=', "-")), faults))
 }
 
 #[test]
 fn a_backend_in_c_trains_evaluates_and_recommends() {
     let dir = prepared();
     let dir = dir.path();
-    let plugin = build(dir, "tests/examples/plugin_c.c", &[]);
+    let plugin = here(dir, built::plugin_c());
     let on = ["--backend", &plugin];
     let train = [&["train", "data", "-o", "model", "--epochs", "8", "-v"], &SMALL[..], &on].concat();
     let said = run(dir, &train, 0);
@@ -54,7 +45,7 @@ fn a_backend_in_c_trains_evaluates_and_recommends() {
 fn a_path_of_any_kind_names_a_plugin() {
     let dir = prepared();
     let dir = dir.path();
-    let plugin = build(dir, "tests/examples/plugin_c.c", &[]);
+    let plugin = here(dir, built::plugin_c());
     let bare = plugin.strip_prefix("./").expect("a name in this folder");
     let whole = dir.join(bare);
     for name in [bare, &plugin, whole.to_str().expect("UTF-8")] {
@@ -88,13 +79,15 @@ fn bad_plugins_are_one_sentence() {
         (&["ALIGN_ZERO"], "align"),
         (&["NOT_UTF8"], "not UTF-8"),
     ] {
-        refused(&build(dir, "tests/tests/built/faulty.c", defines), &[], 4, &[words]);
+        refused(&faulty(dir, defines), &[], 4, &[words]);
     }
-    let plugin = build(dir, "tests/examples/plugin_c.c", &[]);
+    let plugin = here(dir, built::plugin_c());
     refused(&plugin, &["--precision", "bf16"], 4, &["computes in f32, not in bf16"]);
     refused(&plugin, &["--device", "3"], 4, &["one device, 0"]);
+    let panics = here(dir, built::plugin_panics());
+    refused(&panics, &["--precision", "f64"], 4, &["a bug of its own", "nobody has tried that"]);
     // This one takes any precision, and then computes in f32.
-    let faulty = build(dir, "tests/tests/built/faulty.c", &[]);
+    let faulty = faulty(dir, &[]);
     refused(&faulty, &["--precision", "f64"], 2, &["computes in f32"]);
 }
 
@@ -103,8 +96,11 @@ fn an_operation_that_fails_ends_the_run_with_its_words() {
     let dir = prepared();
     let dir = dir.path();
     let train = [&["train", "data", "-o", "model", "--epochs", "1"], &SMALL[..], &["--backend"]].concat();
-    let plugin = build(dir, "tests/tests/built/faulty.c", &[]);
+    let plugin = faulty(dir, &[]);
     fails(dir, &[&train[..], &[&plugin]].concat(), 4, &["is not supported by this backend"]);
+    // A panic is an error like any other: one line, with its place.
+    let plugin = here(dir, built::plugin_panics());
+    fails(dir, &[&train[..], &[&plugin, "--force"]].concat(), 4, &["linear: ", "the card has melted", "panics.rs:"]);
 }
 
 #[test]

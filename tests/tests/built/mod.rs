@@ -26,6 +26,15 @@ pub(crate) fn plugin_c() -> &'static Path {
     BUILT.get_or_init(|| c(&root().join("tests/examples/plugin_c.c"), "plugin_c", &[]))
 }
 
+/// The example in C with a fault: `what` in its source becomes `instead`.
+pub(crate) fn mutant_c(name: &str, what: &str, instead: &str) -> PathBuf {
+    let source = fs::read_to_string(root().join("tests/examples/plugin_c.c")).expect("the example");
+    assert_eq!(source.matches(what).count(), 1, "{what:?} is not a place in the example");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.c"));
+    fs::write(&path, source.replace(what, instead)).expect("a writable folder");
+    c(&path, name, &[])
+}
+
 /// A small backend with the faults that are asked for: see `faulty.c`.
 pub(crate) fn faulty(name: &str, faults: &[&str]) -> PathBuf {
     c(&root().join("tests/tests/built/faulty.c"), name, faults)
@@ -50,23 +59,32 @@ fn c(source: &Path, name: &str, defines: &[&str]) -> PathBuf {
     out
 }
 
-/// The example in Rust. `cargo test` has built it, unless only one test program was asked for.
+/// The example in Rust.
 pub(crate) fn plugin_rust() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let this = env::current_exe().expect("a path");
-        let profile = this.ancestors().nth(2).expect("the folder of the profile");
-        let library = profile.join(format!("examples/{DLL_PREFIX}plugin_rust{DLL_SUFFIX}"));
-        if !is_fresh(&library) {
-            let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-            cargo.args(["build", "--locked", "-p", "vaecf-tests", "--example", "plugin_rust"]);
-            let name = profile.file_name().expect("a name").to_str().expect("UTF-8");
-            cargo.args(["--profile", if name == "debug" { "dev" } else { name }]);
-            cargo.arg("--target-dir").arg(profile.parent().expect("the target folder")).current_dir(root());
-            run(&mut cargo);
-        }
-        library
-    })
+    BUILT.get_or_init(|| example("plugin_rust"))
+}
+
+/// A backend in Rust that panics.
+pub(crate) fn plugin_panics() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| example("plugin_panics"))
+}
+
+/// A shared library among the examples. `cargo test` has built it, unless only one test program was asked for.
+fn example(name: &str) -> PathBuf {
+    let this = env::current_exe().expect("a path");
+    let profile = this.ancestors().nth(2).expect("the folder of the profile");
+    let library = profile.join(format!("examples/{DLL_PREFIX}{name}{DLL_SUFFIX}"));
+    if !is_fresh(&library) {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+        cargo.args(["build", "--locked", "-p", "vaecf-tests", "--example", name]);
+        let profile_name = profile.file_name().expect("a name").to_str().expect("UTF-8");
+        cargo.args(["--profile", if profile_name == "debug" { "dev" } else { profile_name }]);
+        cargo.arg("--target-dir").arg(profile.parent().expect("the target folder")).current_dir(root());
+        run(&mut cargo);
+    }
+    library
 }
 
 /// Whether a library is newer than all that cargo made it of, which lies listed beside it.
