@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vaecf_core::backend::{
-    Backend, Buf, Curve, Decode, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Result, Role, Rows,
+use vaecf_core::{
+    backend::{Backend, Buf, Curve, Decode, Likelihood, Mat, Noise, Result, Rows},
+    forward_backend,
 };
 
 /// Calls, total time and FLOPs by operation.
@@ -57,23 +58,9 @@ fn product(m: u32, k: u32, n: u32) -> f64 {
 }
 
 impl<B: Backend> Backend for Timed<B> {
-    fn info(&self) -> Info {
-        self.inner.info()
-    }
-    fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> {
-        self.inner.alloc(role, len)
-    }
-    fn free(&mut self, buf: Buf) {
-        self.inner.free(buf);
-    }
-    fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result {
-        self.inner.upload(dst, at, src)
-    }
-    fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result {
-        self.inner.download(src, at, dst)
-    }
-    fn sync(&mut self) -> Result {
-        self.inner.sync()
+    forward_backend! { self, self.inner;
+        info alloc free upload download sync logits_rows
+        capture_begin capture_end replay join all_reduce broadcast
     }
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
         self.time("encode_sparse", 0.0, |i| i.encode_sparse(x, w, b, curve, noise, step, y))
@@ -115,9 +102,6 @@ impl<B: Backend> Backend for Timed<B> {
     fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
         self.time("top_k", 0.0, |i| i.top_k(scores, seen, k, items, values))
     }
-    fn logits_rows(&self, batch: u32, items: u32) -> u32 {
-        self.inner.logits_rows(batch, items)
-    }
     fn decode_loss_grad(
         &mut self,
         x: Rows,
@@ -136,23 +120,5 @@ impl<B: Backend> Backend for Timed<B> {
     fn recommend(&mut self, decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
         let flops = product(decode.g.rows, decode.g.cols, decode.w.cols);
         self.time("recommend", flops, |i| i.recommend(decode, seen, k, items, values))
-    }
-    fn capture_begin(&mut self) -> Result {
-        self.inner.capture_begin()
-    }
-    fn capture_end(&mut self) -> Result<Graph> {
-        self.inner.capture_end()
-    }
-    fn replay(&mut self, graph: Graph) -> Result {
-        self.inner.replay(graph)
-    }
-    fn join(&mut self, rank: u32, world: u32) -> Result {
-        self.inner.join(rank, world)
-    }
-    fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result {
-        self.inner.all_reduce(buf, at, len)
-    }
-    fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result {
-        self.inner.broadcast(buf, len, root)
     }
 }
