@@ -40,7 +40,7 @@ pub(crate) struct Conform {
     /// Leave out sizes that want a real device: tens of thousands of items, weights of 133 MB
     #[arg(long)]
     small: bool,
-    /// Failures that are expected: a TOML file of [[known]] entries with backend, device, trial, reason
+    /// Failures that are expected: a TOML file whose list `known` has backend, device, trial, reason
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
     /// How to print it
