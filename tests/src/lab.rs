@@ -367,8 +367,11 @@ impl<'a> Lab<'a> {
         };
         self.backend.upload(self.step, 0, Host::Step(&stale))?;
         self.backend.capture_begin()?;
-        call(self.backend, self.step, self.scale)?;
-        let graph = self.backend.capture_end()?;
+        let called = call(self.backend, self.step, self.scale);
+        // Ended even where the call failed, or the backend would go on recording what comes next.
+        let graph = self.backend.capture_end();
+        called?;
+        let graph = graph?;
         self.backend.upload(self.step, 0, Host::Step(&self.params))?;
         Ok(self.backend.replay(graph)?)
     }

@@ -379,7 +379,7 @@ pub fn suite_watched(
         report.trials.push((trial, outcome));
     }
     if options.speed && options.filter.is_none() {
-        report.speed = speed(backend);
+        report.speed = speed(backend, options.full);
     }
     report
 }
@@ -404,11 +404,12 @@ pub struct Speed {
 }
 
 /// Operations that fail, or are not there, have no speed.
-fn speed(backend: &mut dyn Backend) -> Vec<Speed> {
+fn speed(backend: &mut dyn Backend, full: bool) -> Vec<Speed> {
     let Ok(numbers) = Numbers::of(&backend.info()) else { return Vec::new() };
     let mut time = |op| {
-        let items = if op == Op::Adam { 1 << 20 } else { 4096 };
-        let case = Case { users: 256, items, inner: 256, outer: 256, k: 100, first: 0, ..Case::of(op) };
+        let (users, items, units) = if full { (256, 4096, 256) } else { (32, 512, 64) };
+        let items = if op == Op::Adam { items * units } else { items };
+        let case = Case { users, items, inner: units, outer: units, k: 100, first: 0, ..Case::of(op) };
         let timed = catch_unwind(AssertUnwindSafe(|| operations::time(backend, &case, numbers)));
         let Ok(Ok((seconds, flop))) = timed else { return None };
         Some(Speed { op, case: case.to_string(), seconds, flop: (flop > 0.0).then_some(flop) })
