@@ -404,7 +404,7 @@ impl Case {
     }
 
     /// Gives every field that does not matter its default, and the others what they can be.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let fields = self.op.fields();
         self.k = self.k.max(1);
         if self.op == Op::Adam {

@@ -261,17 +261,28 @@ fn checked(check: Check, op: Op) -> bool {
 
 /// A case as a check can use it.
 fn fit(check: Check, case: &Case) -> Case {
+    let mut case = case.clone();
     match check {
-        Check::Differences => gradients::small(case),
-        Check::Identities if case.op == Op::TopK => case.clone(),
-        Check::Identities => Case { data: Data::Random, users: case.users.max(1), ..case.clone() },
-        Check::Noise => {
-            let fill = if case.fill == Fill::Empty { Fill::Full } else { case.fill };
-            let keep = if case.op == Op::SampleLatent { 1.0 } else { case.keep };
-            Case { fill, keep, weights: false, users: case.users.max(1), ..case.clone() }
+        Check::Differences => case = gradients::small(&case),
+        Check::Identities if case.op != Op::TopK => {
+            case.data = Data::Random;
+            case.users = case.users.max(1);
         }
-        _ => case.clone(),
+        // Noise is about places: every event must count for something.
+        Check::Noise => {
+            case.weights = false;
+            case.users = case.users.max(1);
+            if case.fill == Fill::Empty {
+                case.fill = Fill::Full;
+            }
+            if case.op == Op::SampleLatent {
+                case.keep = 1.0;
+            }
+        }
+        _ => {}
     }
+    case.settle();
+    case
 }
 
 /// Runs a trial. A random case that fails is made smaller first.
