@@ -76,9 +76,9 @@
 // - **Errors.** An operation returns only what the caller could not foresee: memory, a lost device,
 //   a kernel that does not compile. A fault while running comes out of the next `download` or
 //   `sync`. An error leaves buffers with unspecified contents but never touches memory outside them.
-// - **Handles** are checked: one that was freed, never given out, or of another role is a fault,
-//   never a crash, so that a mistake in a program that embeds this cannot corrupt it. Handles are not
-//   given out twice.
+// - **Handles** are checked: one that was freed, never given out, or of another kind (floats, indices,
+//   step, scale) is a fault, never a crash, so that a mistake in a program that embeds this cannot
+//   corrupt it. Handles are not given out twice.
 // - **Precision.** Sums accumulate in f32 or better, whatever the storage. `VAECF_ROLE_WEIGHT` may be
 //   stored as an f32 master and a half copy; only `upload`, `adam` and `broadcast` write it.
 // - **Padding.** A matrix of `cols` columns may have a longer `stride`. An operation leaves the cells
