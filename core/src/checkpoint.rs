@@ -136,8 +136,11 @@ impl ModelFolder {
         // A run that was killed while it began has no card yet, but maybe what stood beside an older one.
         let written = [WEIGHTS, TRAINING, CONFIG, ITEMS, "training.jsonl", "run.toml"];
         let known = |name: &String| written.contains(&&**name) || name.starts_with(files::DRAFT);
-        let ours = names.iter().all(known) || self.card().is_ok();
-        match (names.is_empty(), ours, force) {
+        let card = self.card().is_ok();
+        let ours = names.iter().all(known) || card;
+        // A run that failed before its first checkpoint has left nothing that could be lost.
+        let learned = names.iter().any(|name| [WEIGHTS, TRAINING].contains(&&**name));
+        match (names.is_empty() || card && !learned, ours, force) {
             (true, ..) | (_, true, true) => Ok(()),
             (_, true, false) => Err(Error::usage(format!(
                 "{shown}: there is a model in this folder; choose another, add --force to replace it, or --resume to go on"

@@ -98,9 +98,10 @@ fn an_operation_that_fails_ends_the_run_with_its_words() {
     let train = [&["train", "data", "-o", "model", "--epochs", "1"], &SMALL[..], &["--backend"]].concat();
     let plugin = faulty(dir, &[]);
     fails(dir, &[&train[..], &[&plugin]].concat(), 4, &["is not supported by this backend"]);
-    // A panic is an error like any other: one line, with its place.
+    // A panic is an error like any other: one line, with its place. What failed before it had learned anything
+    // may be begun again.
     let plugin = here(dir, built::plugin_panics());
-    fails(dir, &[&train[..], &[&plugin, "--force"]].concat(), 4, &["linear: ", "the card has melted", "panics.rs:"]);
+    fails(dir, &[&train[..], &[&plugin]].concat(), 4, &["linear: ", "the card has melted", "panics.rs:"]);
 }
 
 #[test]
