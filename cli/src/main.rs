@@ -46,6 +46,7 @@ fn run(typed: Vec<OsString>) -> u8 {
         Ok(()) | Err(Stop::ClosedOutput) => 0,
         Err(Stop::Told) => 2,
         Err(Stop::Gate) => 5,
+        Err(Stop::Exit(code)) => u8::try_from(code).unwrap_or(1),
         Err(Stop::Interrupted) => 130,
         Err(Stop::Failed(error)) => {
             ui.error(&error);

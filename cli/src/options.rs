@@ -49,7 +49,7 @@ pub(crate) struct Global {
     /// Threads of the CPU; all of them unless given
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
-    /// Seed of everything random; 98765 unless given
+    /// Seed of everything random; 98765 unless given (`conform`: 1)
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Say nothing but errors

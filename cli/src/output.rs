@@ -21,6 +21,8 @@ pub(crate) enum Stop {
     ClosedOutput,
     /// `compare --gate` found the second evaluation worse.
     Gate,
+    /// Another process of this command has told what is wrong, and ended with this code.
+    Exit(i32),
     /// Ctrl-C, and what had to be saved is saved.
     Interrupted,
 }

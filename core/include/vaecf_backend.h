@@ -9,7 +9,9 @@
 // The host sets `size` to the bytes that it has room for and `version` to its own, zeroes all else
 // and fills in the inputs. The plugin looks at these two first. Where its version differs it sets
 // `version` to its own, returns `VAECF_CODE_UNSUPPORTED` and touches nothing else. Otherwise it sets `size`
-// to the bytes that it fills: at most those that the host has room for, and at least those up to `top_k`.
+// to the bytes that it fills: at most those that the host has room for, and at least those up to `top_k`, such as
+// `out->size = offsetof(vaecf_backend, logits_rows)`. The host's version comes as an argument, too, so that
+// nothing of the table has to be read to tell that it is another one.
 // Within a version, fields are only ever appended to `vaecf_backend` and to `vaecf_info`, and a field that is
 // not there counts as null or zero. Everything else never changes.
 //
@@ -68,6 +70,7 @@
 //   inputs unless an operation says "in place". A matrix takes up all from its first element to its
 //   last, so an output never lies between the columns of another argument. The host has
 //   checked all of it. Any number of rows may be zero: sums over no rows are zeros.
+//   A step and a scale buffer are always there where an operation takes one, in inference, too.
 // - **Addresses are fixed.** Nothing is allocated or freed between the first and the last step of
 //   a run, and each step issues the same calls with the same arguments; what changes from step to
 //   step is in the step buffer (`vaecf_step_params`). So a step can be captured once and replayed.
@@ -185,7 +188,8 @@ enum vaecf_master {
 
 // What a backend is and what it promises. Texts are UTF-8 and end with a zero.
 typedef struct {
-  // Bytes that the host has room for. The fields of version 1 up to `capture` are always there.
+  // Bytes that the host has room for; the rest is zero when it is asked. The fields of version 1 up to
+  // `capture` are always there.
   uint32_t size;
   // Element type of masters, moments and gradients, in which checkpoints are written: a `vaecf_master`.
   uint32_t master;
@@ -298,11 +302,11 @@ typedef struct {
   uint32_t threads;
   // In: the working precision that was asked for, or `auto`; ends with a zero.
   char precision[16];
-  // The backend's own state, the first argument of everything below.
+  // The backend's own state, the first argument of everything below; not null.
   void *ctx;
   // Copies the text of the last error to `text`, at most `len` bytes with the zero at the end, and
   // returns how many bytes the whole text has without it. With a null `ctx` it is the text of the last
-  // opening that failed.
+  // opening that failed: this entry is filled before `vaecf_backend_v1` returns an error.
   size_t (*last_error)(void *ctx, char *text, size_t len);
   // Ends the backend and gives back all that it holds.
   void (*destroy)(void *ctx);
@@ -408,7 +412,9 @@ typedef struct {
   // One Adam update (Kingma and Ba 2015, algorithm 1) over the whole arena of `len` elements.
   //
   // `g = dw * grad_factor / scale`, plus `l2 * w` for the first `decayed` elements (weights; biases
-  // come after). Where any gradient is not finite nothing but `scale` changes: `skipped` grows.
+  // come after); `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, and
+  // `w -= lr (m / correction1) / (sqrt(v / correction2) + eps)`. Where any gradient is not finite nothing
+  // but `scale` changes: `skipped` grows, and `finite` is 0; otherwise `good` grows, and `finite` is 1.
   int32_t (*adam)(void *ctx,
                   vaecf_buf w,
                   vaecf_buf dw,

@@ -12,6 +12,7 @@
 //!   inputs unless an operation says "in place". A matrix takes up all from its first element to its
 //!   last, so an output never lies between the columns of another argument. [`crate::device`] has
 //!   checked all of it. Any number of rows may be zero: sums over no rows are zeros.
+//!   A step and a scale buffer are always there where an operation takes one, in inference, too.
 //! - **Addresses are fixed.** Nothing is allocated or freed between the first and the last step of
 //!   a run, and each step issues the same calls with the same arguments; what changes from step to
 //!   step is in the step buffer ([`StepParams`]). So a step can be captured once and replayed.
@@ -412,7 +413,9 @@ pub trait Backend: Send {
     /// One Adam update (Kingma and Ba 2015, algorithm 1) over the whole arena of `len` elements.
     ///
     /// `g = dw * grad_factor / scale`, plus `l2 * w` for the first `decayed` elements (weights; biases
-    /// come after). Where any gradient is not finite nothing but `scale` changes: `skipped` grows.
+    /// come after); `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, and
+    /// `w -= lr (m / correction1) / (sqrt(v / correction2) + eps)`. Where any gradient is not finite nothing
+    /// but `scale` changes: `skipped` grows, and `finite` is 0; otherwise `good` grows, and `finite` is 1.
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result;
 
     /// The `k` best items of each row of `scores[B, I]`, best first, to `items[r * k..]` and

@@ -256,13 +256,31 @@ impl FromStr for Case {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let op = words.next().ok_or("a case begins with an operation, such as linear")?;
+        let known: Op = serde_json::from_value(op.into()).map_err(|_| format!("{op:?} is not an operation"))?;
         let mut all = serde_json::Map::from_iter([("op".to_owned(), op.into())]);
         for word in words {
             let (key, value) = word.split_once('=').ok_or_else(|| format!("{word:?} is not of the form key=value"))?;
+            if !known.fields().contains(&key) {
+                return Err(format!("{key} means nothing to {op}, which has {}", known.fields().join(", ")));
+            }
             let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
             all.insert(key.to_owned(), value);
         }
-        serde_json::from_value(all.into()).map_err(|e| format!("{text:?} is not a case: {e}"))
+        let case: Self = serde_json::from_value(all.into()).map_err(|e| format!("{text:?} is not a case: {e}"))?;
+        let Self { users, items, inner, outer, k, depth, first, gap, keep, scale, .. } = case;
+        let outer_can_be_none = known == Op::Adam;
+        if items == 0 || inner == 0 || k == 0 || outer == 0 && !outer_can_be_none {
+            return Err(format!("{text:?}: only users and first may be 0"));
+        }
+        if !((0.0..=1.0).contains(&keep) && scale > 0.0 && scale.is_finite()) {
+            return Err(format!("{text:?}: keep is a probability, and scale is positive"));
+        }
+        let largest = [users, items, inner, outer, k, first].map(u64::from).into_iter().max().unwrap_or(0);
+        let rows = u64::from(users.max(inner)).max(u64::from(first)) + 64 * u64::from(gap);
+        if largest > 1 << 24 || rows * u64::from(items.max(outer).max(inner).max(k)) > 1 << 28 || depth > 8 {
+            return Err(format!("{text:?} is larger than this suite makes cases"));
+        }
+        Ok(case)
     }
 }
 
@@ -577,7 +595,18 @@ mod tests {
                 assert_eq!(case.to_string().parse(), Ok(case));
             }
         }
-        for nonsense in ["", "nothing", "linear users", "linear users=-1", "linear colour=3", "top_k data=odd"] {
+        for nonsense in [
+            "",
+            "nothing",
+            "linear users",
+            "linear users=-1",
+            "linear colour=3",
+            "linear keep=0.5",
+            "linear inner=0",
+            "top_k data=odd",
+            "step keep=7",
+            "linear users=4000000000",
+        ] {
             assert!(nonsense.parse::<Case>().is_err(), "{nonsense}");
         }
     }

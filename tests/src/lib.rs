@@ -23,5 +23,6 @@ pub use narrow::Narrow;
 pub use recorded::Recorded;
 pub use step::{Learned, Step, values};
 pub use suite::{
-    Check, Group, Known, Options, Outcome, Report, Speed, Trial, plan, run, run_known, suite, suite_watched,
+    Check, Group, Known, Options, Outcome, Report, Speed, Trial, judge, plan, run, run_known, speed, suite,
+    suite_watched,
 };

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::{HashMap, HashSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
@@ -73,7 +74,8 @@ impl Check {
 }
 
 /// A check of a case: one line of the suite. It prints as a line, and the line repeats it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Trial {
     /// What it is put to.
     pub check: Check,
@@ -89,14 +91,33 @@ impl fmt::Display for Trial {
     }
 }
 
+impl From<Trial> for String {
+    fn from(trial: Trial) -> Self {
+        trial.to_string()
+    }
+}
+
+impl TryFrom<String> for Trial {
+    type Error = String;
+
+    fn try_from(line: String) -> Result<Self, String> {
+        line.parse()
+    }
+}
+
 impl FromStr for Trial {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (check, case) =
             text.trim().split_once(' ').ok_or("a trial is a check and a case: agrees linear users=3")?;
-        let check = serde_json::from_value(check.into()).map_err(|_| format!("{check:?} is not a check"))?;
-        Ok(Self { check, case: case.parse()?, drawn: None })
+        let check: Check =
+            serde_json::from_value(check.into()).map_err(|_| format!("{check:?} is not a check, such as agrees"))?;
+        let case: Case = case.parse()?;
+        if !applies(check, case.op) {
+            return Err(format!("{} says nothing about {}", check.name(), case.op.name()));
+        }
+        Ok(Self { check, case, drawn: None })
     }
 }
 
@@ -166,13 +187,13 @@ impl Known {
         })
     }
 
-    fn matches(&self, info: &Info, line: &str) -> bool {
-        self.backend == info.name && info.device.contains(&self.device) && line.contains(&self.trial)
+    fn matches(&self, backend: &str, device: &str, line: &str) -> bool {
+        self.backend == backend && device.contains(&self.device) && line.contains(&self.trial)
     }
 }
 
 /// How a trial ended.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Everything held; the worst error as a fraction of what is allowed.
@@ -232,11 +253,23 @@ pub fn plan(options: &Options) -> Vec<Trial> {
             trials.extend(case.map(|case| Trial { check, case, drawn }));
         }
     }
+    let mut lines = HashSet::new();
+    trials.retain(|trial: &Trial| lines.insert(trial.to_string()));
     trials.sort_by_key(|trial| trial.case.op);
     if let Some(filter) = &options.filter {
         trials.retain(|trial| trial.to_string().contains(filter.as_str()));
     }
     trials
+}
+
+/// Whether a check is one of an operation's.
+fn applies(check: Check, op: Op) -> bool {
+    match check {
+        Check::Holds | Check::OutOfMemory | Check::Handles => op == Op::Memory,
+        Check::Replays | Check::Planted | Check::Reaches => op == Op::Training,
+        Check::TenSteps | Check::Oracle => op == Op::Step,
+        drawn => checked(drawn, op),
+    }
 }
 
 /// Whether cases of an operation are drawn for a check.
@@ -335,13 +368,14 @@ fn text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// What an outcome means where some failures are expected.
-fn judge(known: &[Known], info: &Info, line: &str, outcome: Outcome) -> Outcome {
-    let Some(entry) = known.iter().find(|known| known.matches(info, line)) else { return outcome };
+pub fn judge(known: &[Known], backend: &str, device: &str, trial: &Trial, outcome: Outcome) -> Outcome {
+    let line = trial.to_string();
+    let Some(entry) = known.iter().find(|known| known.matches(backend, device, &line)) else { return outcome };
     match outcome {
         Outcome::Failed { .. } => Outcome::Known { reason: entry.reason.clone() },
         Outcome::Passed { .. } => Outcome::Failed {
             what: format!("it passes, and is listed as a known failure ({}): remove the entry", entry.reason),
-            repeat: line.to_owned(),
+            repeat: line,
         },
         other => other,
     }
@@ -368,22 +402,9 @@ pub fn suite_watched(
     options: &Options,
     watch: &mut dyn FnMut(usize, usize, &Outcome),
 ) -> Report {
-    let info = backend.info();
     let trials = plan(options);
     let all = trials.len();
-    let mut report = Report {
-        version: env!("CARGO_PKG_VERSION").into(),
-        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        backend: info.name.clone(),
-        device: info.device.clone(),
-        precision: info.precision.clone(),
-        memory: info.memory,
-        deterministic: info.deterministic,
-        capture: info.capture,
-        seed: options.seed,
-        trials: Vec::with_capacity(all),
-        speed: Vec::new(),
-    };
+    let mut report = Report::new(&backend.info(), options);
     for trial in trials {
         let outcome = run_known(backend, &options.known, &trial);
         watch(report.trials.len() + 1, all, &outcome);
@@ -398,11 +419,12 @@ pub fn suite_watched(
 /// Runs a trial; a failure that is listed is none, and a listed one that passes is.
 pub fn run_known(backend: &mut dyn Backend, known: &[Known], trial: &Trial) -> Outcome {
     let outcome = run(backend, trial);
-    judge(known, &backend.info(), &trial.to_string(), outcome)
+    let info = backend.info();
+    judge(known, &info.name, &info.device, trial, outcome)
 }
 
 /// What an operation takes at one moderate shape.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Speed {
     /// The operation.
     pub op: Op,
@@ -414,8 +436,9 @@ pub struct Speed {
     pub flop: Option<f64>,
 }
 
-/// Operations that fail, or are not there, have no speed.
-fn speed(backend: &mut dyn Backend, full: bool) -> Vec<Speed> {
+/// What each operation takes, at a smaller shape where not `full`. Those that fail, or are not there, have
+/// no speed.
+pub fn speed(backend: &mut dyn Backend, full: bool) -> Vec<Speed> {
     let Ok(numbers) = Numbers::of(&backend.info()) else { return Vec::new() };
     let mut time = |op| {
         let (users, items, units) = if full { (256, 4096, 256) } else { (32, 512, 64) };
@@ -429,18 +452,24 @@ fn speed(backend: &mut dyn Backend, full: bool) -> Vec<Speed> {
 }
 
 /// What the suite has found: its `Display` is a table for a bug report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Of this suite.
     pub version: String,
     /// Operating system and processor family.
     pub system: String,
+    /// The command that this is the report of; empty where a program has called the suite.
+    pub command: String,
     /// The backend's name.
     pub backend: String,
     /// The device, with driver or thread count.
     pub device: String,
     /// The working precision.
     pub precision: String,
+    /// Row strides are multiples of this many elements.
+    pub align: u32,
+    /// The loss scale that a run starts with.
+    pub loss_scale: f32,
     /// Bytes that could be allocated, where known.
     pub memory: Option<u64>,
     /// Whether it promises the same bits for the same calls.
@@ -449,15 +478,18 @@ pub struct Report {
     pub capture: bool,
     /// What random cases were drawn from.
     pub seed: u64,
-    /// Every trial and how it ended.
-    #[serde(serialize_with = "lines")]
+    /// Random cases of each operation and check.
+    pub cases: u32,
+    /// Whether sizes that want a real device were among them.
+    pub full: bool,
+    /// What the lines of the trials had to contain.
+    pub filter: Option<String>,
+    /// Trials that were to be run.
+    pub planned: usize,
+    /// Every trial that was run, and how it ended.
     pub trials: Vec<(Trial, Outcome)>,
     /// Seconds by operation.
     pub speed: Vec<Speed>,
-}
-
-fn lines<S: serde::Serializer>(trials: &[(Trial, Outcome)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(trials.iter().map(|(trial, outcome)| (trial.to_string(), outcome)))
 }
 
 /// The trials of one operation.
@@ -478,10 +510,53 @@ pub struct Group {
 }
 
 impl Report {
-    /// Whether something ran and nothing failed.
+    /// A report of trials still to be run.
+    pub fn new(info: &Info, options: &Options) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            command: String::new(),
+            backend: info.name.clone(),
+            device: info.device.clone(),
+            precision: info.precision.clone(),
+            align: info.align,
+            loss_scale: info.loss_scale,
+            memory: info.memory,
+            deterministic: info.deterministic,
+            capture: info.capture,
+            seed: options.seed,
+            cases: options.cases,
+            full: options.full,
+            filter: options.filter.clone(),
+            planned: plan(options).len(),
+            trials: Vec::new(),
+            speed: Vec::new(),
+        }
+    }
+
+    /// Whether something passed, nothing failed, and everything that was planned was run.
     pub fn passes(&self) -> bool {
         let all = self.group(|_| true);
-        all.passed > 0 && all.failed == 0
+        all.passed > 0 && all.failed == 0 && all.trials == self.planned
+    }
+
+    /// The result in a sentence.
+    pub fn verdict(&self) -> String {
+        let Group { trials, passed, failed, known, .. } = self.group(|_| true);
+        let absent = self.absent();
+        if trials < self.planned {
+            return format!("not finished: {trials} of {} trials were run, {failed} failed", self.planned);
+        }
+        match (failed, passed) {
+            (1.., _) => format!("failed: {failed} of {trials} trials"),
+            (0, 0) if known > 0 => "failed: nothing passed, all that ran is known to fail".into(),
+            (0, 0) if absent.is_empty() => "failed: no trial was run".into(),
+            (0, 0) => format!("failed: nothing passed, for want of {}", absent.join(", ")),
+            _ if absent.iter().any(|what| *what != "capture" && *what != "capture_begin") => {
+                format!("incomplete: what is there is right; absent: {}", absent.join(", "))
+            }
+            _ => "passed".into(),
+        }
     }
 
     /// The trials that failed, with what went wrong and the line that repeats it.
@@ -524,19 +599,25 @@ impl Report {
     }
 }
 
+/// Failures of one kind that are shown; the others are counted.
+const SHOWN: usize = 3;
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |x: bool| if x { "yes" } else { "no" };
-        writeln!(f, "vaecf conform {}, {}", self.version, self.system)?;
-        writeln!(f, "backend    {}, {}", self.backend, self.precision)?;
-        writeln!(f, "device     {}", self.device)?;
+        let Self { version, system, command, backend, device, precision, align, loss_scale, seed, .. } = self;
+        writeln!(f, "vaecf conform {version}, {system}")?;
+        if !command.is_empty() {
+            writeln!(f, "command    {command}")?;
+        }
+        writeln!(f, "backend    {backend}, {precision}, rows aligned to {align}, loss scale {loss_scale}")?;
+        writeln!(f, "device     {device}")?;
         writeln!(f, "promises   same bits: {}; capture: {}", yes(self.deterministic), yes(self.capture))?;
-        writeln!(f, "seed       {}\n", self.seed)?;
-        writeln!(
-            f,
-            "{:<20}{:>8}{:>8}{:>8}{:>8}{:>8}{:>10}{:>12}",
-            "operation", "trials", "passed", "failed", "known", "absent", "worst", "us a call"
-        )?;
+        let sizes = if self.full { "all sizes" } else { "small sizes" };
+        let only = self.filter.as_ref().map(|only| format!(", only lines with {only:?}")).unwrap_or_default();
+        writeln!(f, "trials     {} random cases of each kind from seed {seed}, {sizes}{only}\n", self.cases)?;
+        let timed = if self.speed.is_empty() { "" } else { "   us a call" };
+        writeln!(f, "operation             trials  passed  failed   known  absent     worst{timed}")?;
         for op in Op::ALL {
             let group = self.group(|trial| trial.case.op == op);
             if group.trials > 0 {
@@ -545,7 +626,7 @@ impl fmt::Display for Report {
         }
         self.line(f, "all", self.group(|_| true), None)?;
         writeln!(f, "\nworst: the largest error as a fraction of what is allowed")?;
-        if let Some(speed) = self.speed.iter().find(|s| s.op == Op::DecodeLossGrad) {
+        if let Some(speed) = self.speed.iter().find(|s| s.op == Op::DecodeLossGrad).or(self.speed.first()) {
             writeln!(f, "us a call: at {}, and alike", speed.case)?;
         }
         let absent = self.absent();
@@ -557,17 +638,28 @@ impl fmt::Display for Report {
                 writeln!(f, "known: {trial}: {reason}")?;
             }
         }
+        let mut alike = HashMap::new();
         for (trial, what, repeat) in self.failures() {
-            writeln!(f, "\nFAILED {trial}\n  {what}\n  repeat: vaecf conform --trial '{repeat}'")?;
+            let count = alike.entry((trial.check, trial.case.op)).or_insert(0_usize);
+            *count += 1;
+            if *count <= SHOWN {
+                let again = if command.is_empty() { "--trial" } else { &format!("{command} --trial") };
+                writeln!(f, "\nFAILED {trial}\n  {what}\n  repeat: {again} '{repeat}'")?;
+            }
         }
-        Ok(())
+        let hidden: usize = alike.values().map(|count| count.saturating_sub(SHOWN)).sum();
+        if hidden > 0 {
+            writeln!(f, "\nand {hidden} more failures of the same operations")?;
+        }
+        writeln!(f, "\n{}", self.verdict())
     }
 }
 
 impl Report {
     fn line(&self, f: &mut fmt::Formatter<'_>, name: &str, group: Group, speed: Option<&Speed>) -> fmt::Result {
         let Group { trials, passed, failed, known, absent, worst } = group;
-        write!(f, "{name:<20}{trials:>8}{passed:>8}{failed:>8}{known:>8}{absent:>8}{worst:>10.3}")?;
+        let worst = if passed > 0 { format!("{worst:.3}") } else { "-".into() };
+        write!(f, "{name:<20}{trials:>8}{passed:>8}{failed:>8}{known:>8}{absent:>8}{worst:>10}")?;
         if let Some(Speed { seconds, flop, .. }) = speed {
             write!(f, "{:>12.1}", seconds * 1e6)?;
             if let Some(flop) = flop {

@@ -7,7 +7,9 @@
 //! The host sets `size` to the bytes that it has room for and `version` to its own, zeroes all else
 //! and fills in the inputs. The plugin looks at these two first. Where its version differs it sets
 //! `version` to its own, returns [`Code::Unsupported`] and touches nothing else. Otherwise it sets `size`
-//! to the bytes that it fills: at most those that the host has room for, and at least those up to `top_k`.
+//! to the bytes that it fills: at most those that the host has room for, and at least those up to `top_k`, such as
+//! `out->size = offsetof(vaecf_backend, logits_rows)`. The host's version comes as an argument, too, so that
+//! nothing of the table has to be read to tell that it is another one.
 //! Within a version, fields are only ever appended to [`VTableV1`] and to [`InfoV1`], and a field that is
 //! not there counts as null or zero. Everything else never changes.
 //!
@@ -122,7 +124,8 @@ pub struct DecodeV1 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct InfoV1 {
-    /// Bytes that the host has room for. The fields of version 1 up to `capture` are always there.
+    /// Bytes that the host has room for; the rest is zero when it is asked. The fields of version 1 up to
+    /// `capture` are always there.
     pub size: u32,
     /// Element type of masters, moments and gradients, in which checkpoints are written: a [`Master`](backend::Master).
     pub master: u32,
@@ -165,11 +168,11 @@ pub struct VTableV1 {
     pub threads: u32,
     /// In: the working precision that was asked for, or `auto`; ends with a zero.
     pub precision: [c_char; 16],
-    /// The backend's own state, the first argument of everything below.
+    /// The backend's own state, the first argument of everything below; not null.
     pub ctx: *mut c_void,
     /// Copies the text of the last error to `text`, at most `len` bytes with the zero at the end, and
     /// returns how many bytes the whole text has without it. With a null `ctx` it is the text of the last
-    /// opening that failed.
+    /// opening that failed: this entry is filled before `vaecf_backend_v1` returns an error.
     pub last_error: Option<unsafe extern "C" fn(ctx: *mut c_void, text: *mut c_char, len: usize) -> usize>,
     /// Ends the backend and gives back all that it holds.
     pub destroy: Option<unsafe extern "C" fn(ctx: *mut c_void)>,

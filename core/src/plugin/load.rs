@@ -123,7 +123,9 @@ pub unsafe fn link(entry: Entry, name: &str, request: &Request) -> crate::Result
     if code != Code::Ok as i32 {
         // SAFETY: the plugin has filled this entry; a null context asks for the error of the opening.
         let text = unsafe { last_error(&table, std::ptr::null_mut()) };
-        return Err(fault(name, &if text.is_empty() { format!("it refused with code {code}") } else { text }));
+        let silent =
+            || format!("it refused with code {code} and gives no reason: last_error is filled before it refuses");
+        return Err(fault(name, &if text.is_empty() { silent() } else { text }));
     }
     // From here on the context is destroyed, whatever is found.
     let plugin = Plugin { table, name: name.to_owned() };
@@ -137,7 +139,16 @@ pub unsafe fn link(entry: Entry, name: &str, request: &Request) -> crate::Result
     if let Some((entry, _)) = missing.into_iter().find(|(_, missing)| *missing) {
         return Err(fault(name, &format!("it has no {entry}, and no backend works without; see vaecf_backend.h")));
     }
+    if table.ctx.is_null() {
+        return Err(fault(
+            name,
+            "it is open and gives no ctx, which must not be null: last_error could not tell it from none",
+        ));
+    }
     let info = plugin.info().map_err(|what| fault(name, &what))?;
+    if info.capture && (table.capture_begin.is_none() || table.capture_end.is_none() || table.replay.is_none()) {
+        return Err(fault(name, "info promises captures, and capture_begin, capture_end or replay is null"));
+    }
     Ok(Box::new(Loaded(Required { plugin, info })))
 }
 
@@ -211,7 +222,11 @@ impl Plugin {
         let ask = self.table.info.ok_or("it has no info")?;
         // SAFETY: the context is live, no other call is under way, and there is room for as much as is said.
         let code = unsafe { ask(self.table.ctx, &raw mut told) };
-        self.done("info", code).map_err(|fault| fault.to_string())?;
+        if code != Code::Ok as i32 {
+            // SAFETY: the context is live, and no other call is under way.
+            let text = unsafe { last_error(&self.table, self.table.ctx) };
+            return Err(format!("info: {}", if text.is_empty() { "it failed and gives no reason" } else { &text }));
+        }
         let text = |what, text: &[_]| {
             let told = read_text(text).filter(|told| !told.is_empty());
             told.ok_or_else(|| format!("info gives a {what} that is empty, not UTF-8, or not ended by a zero"))
@@ -219,6 +234,10 @@ impl Plugin {
         let positive = |what, number| {
             if number > 0 { Ok(number) } else { Err(format!("info gives 0 as {what}, which is at least 1")) }
         };
+        let precision = text("precision", &told.precision)?;
+        if !["f64", "f32", "tf32", "f16", "bf16"].contains(&precision.as_str()) {
+            return Err(format!("info gives the precision {precision:?}, which is f64, f32, tf32, f16 or bf16"));
+        }
         let master = [Master::F32, Master::F64].into_iter().find(|&master| master as u32 == told.master);
         if !(told.loss_scale.is_finite() && told.loss_scale > 0.0) {
             return Err(format!("info gives the loss scale {}, which is positive", told.loss_scale));
@@ -226,7 +245,7 @@ impl Plugin {
         Ok(Info {
             name: text("name", &told.name)?,
             device: text("device", &told.device)?,
-            precision: text("precision", &told.precision)?,
+            precision,
             master: master.ok_or_else(|| format!("info gives {} as the type of masters", told.master))?,
             memory: (told.memory != u64::MAX).then_some(told.memory),
             host_memory: told.host_memory != 0,
