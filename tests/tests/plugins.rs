@@ -102,10 +102,13 @@ fn a_backend_that_says_no_is_quoted() {
 
 #[test]
 fn a_backend_that_is_impossible_is_refused() {
+    refused("no_ctx", &["NO_CTX"], "gives no ctx");
     refused("align", &["ALIGN_ZERO"], "gives 0 as align");
     refused("unended", &["NO_ENDING_ZERO"], "a name that is empty, not UTF-8, or not ended");
     refused("not_utf8", &["NOT_UTF8"], "a device that is empty, not UTF-8");
     refused("master", &["UNKNOWN_MASTER"], "7 as the type of masters");
+    refused("precision", &["UNKNOWN_PRECISION"], "the precision \"fp32\"");
+    refused("captures", &["CAPTURES"], "promises captures");
     refused("info_fails", &["INFO_FAILS"], "info: nobody knows");
 }
 

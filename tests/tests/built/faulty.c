@@ -35,6 +35,12 @@ static int32_t info(void *ctx, vaecf_info *info)
 #ifdef NOT_UTF8
     info->device[0] = (char)0xff;
 #endif
+#ifdef UNKNOWN_PRECISION
+    snprintf(info->precision, sizeof info->precision, "fp32");
+#endif
+#ifdef CAPTURES
+    info->capture = 1;
+#endif
 #ifdef UNKNOWN_MASTER
     info->master = 7;
 #endif
@@ -105,6 +111,10 @@ int32_t vaecf_backend_v1(uint32_t host_version, vaecf_backend *out)
 #endif
 #ifdef SIZE
     out->size = SIZE;
+#endif
+#ifndef NO_CTX
+    static int nothing;
+    out->ctx = &nothing;
 #endif
     out->last_error = last_error;
     out->info = info;
