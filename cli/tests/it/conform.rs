@@ -94,7 +94,8 @@ fn a_backend_that_does_not_come_back_is_a_failure_and_not_the_end() {
         assert!(numbers[0] > 30 && numbers[1] > 30 && numbers[2] == 1, "{name}: {said}");
     }
     // Where it does not even open, there is nothing to report.
-    let bad = built::mutant_c("plugin_c_opens", "out->last_error = last_error;", "out->last_error = last_error; abort();");
+    let bad =
+        built::mutant_c("plugin_c_opens", "out->last_error = last_error;", "out->last_error = last_error; abort();");
     fails(dir, &["conform", "--backend", bad.to_str().expect("UTF-8")], 4, &["crashed the process (signal 6) while"]);
 }
 
