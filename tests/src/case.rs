@@ -268,9 +268,11 @@ impl FromStr for Case {
         }
         let case: Self = serde_json::from_value(all.into()).map_err(|e| format!("{text:?} is not a case: {e}"))?;
         let Self { users, items, inner, outer, k, depth, first, gap, keep, scale, .. } = case;
-        let outer_can_be_none = known == Op::Adam;
-        if items == 0 || inner == 0 || k == 0 || outer == 0 && !outer_can_be_none {
+        if items == 0 || inner == 0 || k == 0 || outer == 0 && known != Op::Adam {
             return Err(format!("{text:?}: only users and first may be 0"));
+        }
+        if known == Op::Adam && outer > items {
+            return Err(format!("{text:?}: outer is how many of the items do not decay"));
         }
         if !((0.0..=1.0).contains(&keep) && scale > 0.0 && scale.is_finite()) {
             return Err(format!("{text:?}: keep is a probability, and scale is positive"));
@@ -304,22 +306,37 @@ impl Case {
         let base = Self::of(op);
         let mut cases = Vec::new();
         let sizes: Vec<u32> = TILES.into_iter().filter(|&n| full || n < 100).collect();
-        let wide = || WIDE.into_iter().filter(|_| full);
+        // A size by itself, the others small, and every size as another variant: what goes wrong only in the second
+        // tile goes wrong there for one likelihood, for weights, for a scale.
+        let mut grow = |at: u32, n: u32, base: &Self| {
+            let mut add = |field: &str, case: Self| cases.extend(has(field).then_some(case));
+            add("users", Self { users: n, ..base.clone() });
+            add("items", Self { items: n, k: base.k.min(n), ..base.clone() });
+            add("inner", Self { inner: n, ..base.clone() });
+            add("outer", Self { outer: n, items: base.items.max(n + at % 3), ..base.clone() });
+            add("k", Self { k: n, items: n + at % 3, ..base.clone() });
+        };
         for (at, &n) in (0..).zip(&sizes) {
-            // Padding in every other case; a size by itself, the others small.
-            let base = Self { gap: at % 2, seed: 100 + u64::from(at), ..base.clone() };
-            let mut grow = |field: &str, case: Self| cases.extend(has(field).then_some(case));
-            grow("users", Self { users: n, ..base.clone() });
-            grow("items", Self { items: n, k: base.k.min(n), ..base.clone() });
-            grow("inner", Self { inner: n, ..base.clone() });
-            grow("outer", Self { outer: n, items: base.items.max(n), ..base.clone() });
-            grow("k", Self { k: n, items: n + at % 3, ..base.clone() });
+            grow(at, n, &base.variant(at));
         }
-        for n in wide() {
-            cases.extend(has("users").then(|| Self { users: n, ..base.clone() }));
-            cases.extend(has("items").then(|| Self { items: n, ..base.clone() }));
-            cases.extend(has("outer").then(|| Self { outer: n, items: n + 3, ..base.clone() }));
-            cases.extend(has("inner").then(|| Self { inner: n, ..base.clone() }));
+        let both = |users, items, inner, outer| Self { users, items, inner, outer, k: 100, ..base.clone() };
+        let mut blocks = vec![both(65, 66, 67, 68)];
+        if full {
+            // Each of the wide sizes as every likelihood and curve there is.
+            let variants = if has("kind") {
+                6
+            } else if has("curve") {
+                3
+            } else {
+                2
+            };
+            for (at, &n) in (0..).zip(&WIDE) {
+                (0..variants).for_each(|turn| grow(at, n, &base.variant(at + turn)));
+            }
+            blocks.extend([both(129, 130, 131, 132), both(300, 700, 40, 260), both(1100, 1300, 9, 65)]);
+        }
+        for (at, block) in (0..).zip(blocks) {
+            cases.extend((0..6).map(|turn| block.variant(at + turn)));
         }
         let mut add = |case: Self| cases.push(case);
         if has("users") {
@@ -392,7 +409,13 @@ impl Case {
                 for items in [4095, 4097, 65_537, 1_000_003] {
                     add(Self { items, outer: 1000, scale: 4.0, ..base.clone() });
                 }
+                // More than 65,535 groups of 256 threads reach, and what is not finite far behind the start.
+                add(Self { items: (1 << 24) + 77, outer: 1000, ..base.clone() });
+                (1..5).for_each(|seed| add(Self { data: Data::Extreme, items: 300_007, seed, ..base.clone() }));
             }
+        }
+        if full && has("first") && !has("items") {
+            add(Self { first: 140_000, users: 20, ..base.clone() });
         }
         if full && has("items") && has("users") && op != Op::Step {
             // More items than 16 bits count, and more blocks than one grid dimension has.
@@ -400,6 +423,12 @@ impl Case {
                 add(Self { items, k: 100, inner: 6, outer: 7, users: 3, ..base.clone() });
             }
             add(Self { items: 65_537, k: 1024, fill: Fill::Huge, inner: 3, outer: 2, users: 2, ..base.clone() });
+            if has("first") {
+                // Users, and positions in their list, beyond 16 bits.
+                for listed in [false, true] {
+                    add(Self { first: 140_000, users: 20, listed, ..base.clone() });
+                }
+            }
             if has("inner") || has("outer") {
                 // Weights of 133 MB: beyond the smallest binding that WebGPU promises.
                 add(Self { items: 65_000, inner: 512, outer: 512, users: 2, ..base.clone() });
@@ -419,6 +448,24 @@ impl Case {
         }
         cases.iter_mut().for_each(Self::settle);
         cases
+    }
+
+    /// The same shape with everything else as in turn `at`.
+    fn variant(&self, at: u32) -> Self {
+        let kinds = [LikelihoodKind::Multinomial, LikelihoodKind::Gaussian, LikelihoodKind::Logistic];
+        let curves = [Curve::Tanh, Curve::Relu, Curve::Identity];
+        let fills = [Fill::Mixed, Fill::Huge, Fill::Mixed, Fill::Full, Fill::One];
+        Self {
+            kind: kinds[at as usize % 3],
+            curve: curves[at as usize % 3],
+            fill: fills[at as usize % 5],
+            weights: at % 2 == 1,
+            scale: [1.0, 8.0, 64.0][at as usize / 2 % 3],
+            listed: at % 4 != 2,
+            gap: at % 2,
+            seed: 100 + u64::from(at),
+            ..self.clone()
+        }
     }
 
     /// Gives every field that does not matter its default, and the others what they can be.
@@ -443,13 +490,13 @@ impl Case {
     }
 
     /// Case `number` of those drawn from `seed`, and how it shrinks.
-    pub(crate) fn random(op: Op, seed: u64, number: u32) -> Option<impl ValueTree<Value = Self>> {
+    pub(crate) fn random(op: Op, seed: u64, number: u32, full: bool) -> Option<impl ValueTree<Value = Self>> {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         bytes[8..12].copy_from_slice(&number.to_le_bytes());
         bytes[12] = op as u8;
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-        cases(op).new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).ok()
+        cases(op, full).new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).ok()
     }
 
     /// A generator for what is drawn in this case.
@@ -532,9 +579,14 @@ impl Case {
     }
 }
 
-/// Small cases of an operation; they shrink towards few users, short rows and plain numbers.
-pub fn cases(op: Op) -> impl Strategy<Value = Case> {
-    let sizes = (0_u32..24, 1_u32..90, 1_u32..40, 1_u32..40, 1_u32..30);
+/// Small cases of an operation, and where `full` some of several tiles and blocks; they shrink towards few
+/// users, short rows and plain numbers.
+pub fn cases(op: Op, full: bool) -> impl Strategy<Value = Case> {
+    let small = || (0_u32..24, 1_u32..90, 1_u32..40, 1_u32..40, 1_u32..30).boxed();
+    let large = (0_u32..700, 1_u32..1500, 1_u32..70, 1_u32..140, 1_u32..200).boxed();
+    // A step of large layers is made of operations that are tried by themselves.
+    let others = if full && op != Op::Step { large } else { small() };
+    let sizes = prop_oneof![3 => small(), 1 => others];
     let fills = select(vec![Fill::One, Fill::Mixed, Fill::Empty, Fill::Full, Fill::Huge, Fill::Squares]);
     let rows = (fills, any::<bool>(), any::<bool>(), 0_u32..9);
     let curve = select(vec![Curve::Identity, Curve::Tanh, Curve::Relu]);
@@ -591,7 +643,7 @@ mod tests {
                 assert_eq!(case.to_string().parse(), Ok(case));
             }
             for number in 0..50 {
-                let case = Case::random(op, 3, number).expect("a strategy that never gives up").current();
+                let case = Case::random(op, 3, number, true).expect("a strategy that never gives up").current();
                 assert_eq!(case.to_string().parse(), Ok(case));
             }
         }
@@ -613,8 +665,9 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_cases() {
-        let draw =
-            |seed| (0..20).map(|n| Case::random(Op::Linear, seed, n).expect("a case").current()).collect::<Vec<_>>();
+        let draw = |seed| {
+            (0..20).map(|n| Case::random(Op::Linear, seed, n, true).expect("a case").current()).collect::<Vec<_>>()
+        };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
     }

@@ -22,7 +22,7 @@ pub(crate) fn small(case: &Case) -> Case {
     let Case { users, items, inner, outer, .. } = *case;
     // A list's first row may be any user; a window needs no gradient of its own.
     Case {
-        users: users.min(4),
+        users: users.clamp(1, 4),
         items: items.min(14),
         inner: inner.min(7),
         outer: outer.min(9),

@@ -8,9 +8,10 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::Case,
+    case::{Case, Op},
     compare::first_difference,
     numbers::{Numbers, round},
+    swapped::Swapped,
 };
 
 /// Why a trial did not pass.
@@ -108,6 +109,8 @@ pub(crate) enum Mode {
     Replayed,
     /// Called until it is known how long it takes.
     Timed,
+    /// Called with one wrong handle after the other, each of which must be an error, and then called.
+    Misnamed,
 }
 
 /// One operation on one backend.
@@ -158,10 +161,16 @@ impl<'a> Lab<'a> {
         let mut lab = Self { backend, case, numbers, mode, align, held: Vec::new(), params, step, scale, seconds: 0.0 };
         lab.step = lab.backend.alloc(Role::Step, 1)?;
         lab.scale = lab.backend.alloc(Role::Scale, 1)?;
-        let state = ScaleState { scale: case.scale as f32, ..ScaleState::default() };
-        lab.backend.upload(lab.scale, 0, Host::Scale(&state))?;
+        lab.backend.upload(lab.scale, 0, Host::Scale(&lab.before()))?;
         lab.backend.upload(lab.step, 0, Host::Step(&lab.params))?;
         Ok(lab)
+    }
+
+    /// The loss scale's state before the operation: that of a run under way.
+    pub(crate) fn before(&self) -> ScaleState {
+        let seed = self.case.seed;
+        let [good, skipped, finite] = [seed % 7, seed % 3, seed % 2].map(|x| x as u32);
+        ScaleState { scale: self.case.scale as f32, good, skipped, finite }
     }
 
     /// Elements around every matrix, in whole alignments.
@@ -348,6 +357,10 @@ impl<'a> Lab<'a> {
                     calls *= 2;
                 }
             }
+            Mode::Misnamed => {
+                self.misname(&mut call)?;
+                return Ok(call(self.backend, self.step, self.scale)?);
+            }
             Mode::Replayed => {}
         }
         // All that may change from step to step is something else while the call is recorded.
@@ -374,6 +387,43 @@ impl<'a> Lab<'a> {
         let graph = graph?;
         self.backend.upload(self.step, 0, Host::Step(&self.params))?;
         Ok(self.backend.replay(graph)?)
+    }
+
+    /// Calls with each of the arguments' handles replaced by one that was freed, one never given out, and one of
+    /// another kind.
+    fn misname(&mut self, call: &mut impl FnMut(&mut dyn Backend, Buf, Buf) -> Called) -> Tried {
+        let (gone, index) = (self.backend.alloc(Role::Act, 4096)?, self.backend.alloc(Role::Index, 4096)?);
+        let float = self.backend.alloc(Role::Act, 4096)?;
+        self.backend.free(gone);
+        let (step, scale) = (self.step, self.scale);
+        // Of a batch, the latent sample needs the users alone; and scratch may be left alone.
+        let latent = matches!(self.case.op, Op::SampleLatent | Op::SampleLatentGrad);
+        let needed = |held: &&Held| match held.used {
+            Use::Scratch(_) => false,
+            _ => !(latent && ["indptr", "indices", "values"].contains(&held.name)),
+        };
+        let held = self.held.iter().filter(needed);
+        let named = held.map(|held| (held.name, held.buf, matches!(held.before, Before::Indices(_))));
+        let arguments: Vec<_> = named.chain([("step", step, false), ("scale", scale, false)]).collect();
+        let mut outcome = Ok(());
+        for (name, from, is_index) in arguments {
+            let other = if is_index { float } else { index };
+            for (to, what) in [
+                (gone, "a freed handle"),
+                (Buf(4_000_000_001), "a handle never given out"),
+                (other, "a handle of another kind"),
+            ] {
+                let mut swapped = Swapped { inner: &mut *self.backend, from, to, named: false };
+                // An operation that does not take the step or the scale was not asked with a wrong one.
+                let accepted = call(&mut swapped, step, scale).is_ok() && swapped.named;
+                if accepted && outcome.is_ok() {
+                    outcome = Err(Wrong::Broken(format!("{what} as {name} was accepted")));
+                }
+            }
+        }
+        self.backend.free(index);
+        self.backend.free(float);
+        outcome
     }
 
     /// The loss scale as it is now.

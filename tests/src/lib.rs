@@ -16,6 +16,7 @@ mod recorded;
 mod remote;
 mod step;
 mod suite;
+mod swapped;
 
 pub use case::{Case, Data, Fill, Op, cases};
 pub use checks::Plain;

@@ -81,16 +81,16 @@ pub(crate) fn perform(
     let bounds = issue(&mut lab, judged)?;
     let mut taken = lab.take()?;
     if case.op == Op::Adam {
-        let state = lab.scale_state()?;
+        let (before, state) = (lab.before(), lab.scale_state()?);
         // Only a backend that scales moves the scale: down where it skips, up after a number of good updates.
-        let (before, skipped) = (case.scale as f32, state.finite == 0);
-        let moved = state.scale != before;
-        let allowed = match (scales, skipped) {
-            (false, _) => !moved,
-            (true, true) => state.scale == before / 2.0 && state.good == 0,
-            (true, false) => !moved && state.good == 1 || state.scale == before * 2.0 && state.good == 0,
+        let moved = state.scale != before.scale;
+        let allowed = match (scales, state.finite == 0) {
+            (false, true) => !moved && state.good == before.good,
+            (true, true) => state.scale == before.scale / 2.0 && state.good == 0,
+            (true, false) if moved => state.scale == before.scale * 2.0 && state.good == 0,
+            (_, false) => !moved && state.good == before.good + 1,
         };
-        ensure(allowed, || format!("the loss scale was {before}, and now {state:?}"))?;
+        ensure(allowed, || format!("the loss scale was {before:?}, and now {state:?}"))?;
         let values = vec![f64::from(state.finite), f64::from(state.skipped)];
         taken.push(Taken { name: "scale", rows: 1, cols: 2, values });
     }

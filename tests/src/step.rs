@@ -237,28 +237,35 @@ fn band(numbers: Numbers, expected: &[f64], wide: f64) -> Tolerance {
     numbers.tolerance(Role::Value, true).factor(8.0).magnitude(vec![wide * biggest; expected.len()])
 }
 
-/// Ten steps. The band grows by that of one step with each, because each starts where the last has ended.
+/// Ten steps. A step starts where the last has ended, so the band grows, for losses and gradients to twice
+/// that of one step; weights may be off by what their changes so far may be off by.
 pub(crate) fn ten(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
     let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
-    // With a large epsilon a step of Adam is smooth in its gradient: with a small one the first step is the
+    // With an epsilon of one a step of Adam is smooth in its gradient: with a small one the first step is the
     // gradient's sign, and rounding decides it where the gradient is next to zero.
-    let step = Step { eps: 0.1, ..Step::of(case) };
+    let step = Step { eps: 1.0, ..Step::of(case) };
     let (ours, theirs) = both(subject, &step, 10)?;
+    let (rate, users) = (step.train().lr, step.order.len() as f64);
     let mut worst = 0.0_f64;
     for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-        let wide = at as f64 + 1.0;
-        let gradient = theirs.gradient.0.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect();
+        let gradient: Vec<(String, Vec<f64>)> =
+            theirs.gradient.0.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect();
+        // What the mean gradient is off by moves a weight by no more than the rate times that.
+        let largest = gradient.iter().flat_map(|(_, g)| g).fold(0.0_f64, |a, g| a.max(g.abs())) / users;
+        let moved = rate * (at as f64 + 1.0) * (1.0 + largest);
         let expected = Expected { nll: theirs.nll.clone(), kl: theirs.kl.clone(), gradient };
         let after = |wrong: Wrong| match wrong {
             Wrong::Broken(what) => Wrong::Broken(format!("step {}: {what}", at + 1)),
             wrong => wrong,
         };
-        worst = worst.max(held(numbers, &step, ours, &expected, wide).map_err(after)?);
+        worst = worst.max(held(numbers, &step, ours, &expected, 1.0 + at as f64 / 9.0).map_err(after)?);
         for (name, tensor) in &theirs.after.0 {
             let (rows, cols) = (tensor.rows as usize, tensor.cols as usize);
             let (expected, actual) = (values(tensor), values(&ours.after.0[name]));
-            let found =
-                compare(matrix(rows, cols, &actual), matrix(rows, cols, &expected), &band(numbers, &expected, wide));
+            // The weights themselves are masters: rounded once a step.
+            let tolerance = numbers.tolerance(Role::Weight, true).factor(8.0).terms(64);
+            let tolerance = tolerance.magnitude(vec![moved; expected.len()]);
+            let found = compare(matrix(rows, cols, &actual), matrix(rows, cols, &expected), &tolerance);
             worst = worst.max(found.map_err(|e| after(Wrong::Broken(format!("{name} after it: {e}"))))?.fraction());
         }
     }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use vaecf_core::{
-    backend::{Backend, Curve},
+    backend::{Backend, Curve, LikelihoodKind},
     device::Device,
     math::Real,
     random::{Generator, stream},
@@ -26,7 +26,7 @@ proptest! {
 
     /// Every sum has one order, whoever computes it.
     #[test]
-    fn the_number_of_threads_changes_no_bit(case in cases(Op::Step)) {
+    fn the_number_of_threads_changes_no_bit(case in cases(Op::Step, false)) {
         let step = Step::of(&case);
         let (one, many) = (on_threads::<f32>(1, &step), on_threads::<f32>(7, &step));
         prop_assert_eq!((one.gradient, one.after, one.nll, one.kl), (many.gradient, many.after, many.nll, many.kl));
@@ -35,7 +35,7 @@ proptest! {
     /// The whole loss, all members, in a random direction of all weights at once. Relu has no
     /// gradient at its kink; it is among the operations by themselves.
     #[test]
-    fn the_gradient_of_the_whole_loss_is_its_central_difference(case in cases(Op::Step), direction in any::<u64>()) {
+    fn the_gradient_of_the_whole_loss_is_its_central_difference(case in cases(Op::Step, false), direction in any::<u64>()) {
         let curve = if case.curve == Curve::Relu { Curve::Tanh } else { case.curve };
         let step = Step::of(&Case { curve, ..case });
         let device = Device::new(Box::new(Cpu::<f64>::new(Some(1)).unwrap()));
@@ -67,7 +67,7 @@ proptest! {
 
     /// One update against the textbook: Adam on the mean gradient plus l2, biases left out.
     #[test]
-    fn an_update_is_adam_on_the_mean_gradient_with_l2_on_weights(case in cases(Op::Step)) {
+    fn an_update_is_adam_on_the_mean_gradient_with_l2_on_weights(case in cases(Op::Step, false)) {
         let step = Step { update: 1, ..Step::of(&case) };
         let learned = on_threads::<f64>(1, &step);
         let p = vaecf_core::schedule::step(&step.train(), 1, 0, step.order.len() as u32);
@@ -93,8 +93,9 @@ fn blocks_and_chunks_agree_with_the_definition_on_any_number_of_threads() {
     let shapes = [(1100, 40, 9), (600, 1500, 5), (3, 24_000, 4), (1, 641, 1)];
     for (users, items, inner) in shapes {
         for op in [Op::DecodeLossGrad, Op::Recommend] {
-            for weights in [false, true] {
-                let case = Case { users, items, inner, weights, first: 0, k: 5, ..Case::of(op) };
+            let kinds = [LikelihoodKind::Multinomial, LikelihoodKind::Gaussian, LikelihoodKind::Logistic];
+            for (kind, weights) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+                let case = Case { users, items, inner, weights, kind, scale: 4.0, first: 0, k: 5, ..Case::of(op) };
                 let trial = format!("agrees {case}").parse().unwrap();
                 for threads in [1, 2, 40] {
                     let outcome = run(&mut Cpu::<f64>::new(Some(threads)).unwrap(), &trial);
