@@ -406,6 +406,33 @@ fn holds(subject: &mut dyn Backend, numbers: Numbers) -> Tried<f64> {
     Ok(subject.sync().map(|()| 0.0)?)
 }
 
+/// Updates until the loss scale grows, on backends that scale.
+pub(crate) fn grows(q: &mut dyn Backend) -> Tried<f64> {
+    let scales = q.info().loss_scale != 1.0;
+    let [w, dw] = [q.alloc(Role::Weight, 4)?, q.alloc(Role::Grad, 4)?];
+    let [m, v] = [q.alloc(Role::Moment, 4)?, q.alloc(Role::Moment, 4)?];
+    let (step, scale) = (q.alloc(Role::Step, 1)?, q.alloc(Role::Scale, 1)?);
+    let params = StepParams { update: 1, eps: 1.0, correction1: 1.0, correction2: 1.0, ..bytemuck::Zeroable::zeroed() };
+    q.upload(step, 0, Host::Step(&params))?;
+    let mut state = ScaleState { scale: 4.0, good: 0, skipped: 2, finite: 0 };
+    q.upload(scale, 0, Host::Scale(&state))?;
+    // No schedule in use waits longer; where there is none, a few updates show it.
+    let most = if scales { 20_000 } else { 5 };
+    let mut updates = 0;
+    while updates < most && state.scale == 4.0 {
+        updates += 1;
+        q.adam(w, dw, m, v, 4, 0, step, scale)?;
+        q.download(scale, 0, HostMut::Scale(&mut state))?;
+        let counted = state.good == updates || state.scale != 4.0;
+        ensure(counted && state.finite == 1 && state.skipped == 2, || format!("after {updates} updates: {state:?}"))?;
+    }
+    for buf in [w, dw, m, v, step, scale] {
+        q.free(buf);
+    }
+    let right = if scales { state.scale == 8.0 && state.good == 0 } else { state.scale == 4.0 };
+    ensure(right, || format!("after {updates} good updates the loss scale 4 has become {state:?}")).map(|()| 0.0)
+}
+
 /// What is uploaded after a first use counts in the second: nothing is kept aside.
 fn reuse(q: &mut dyn Backend, numbers: Numbers) -> Tried<f64> {
     let stride = q.info().align;

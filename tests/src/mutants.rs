@@ -26,6 +26,18 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Memory, "a freed buffer lives on"),
     (Op::Memory, "too large a buffer ends in a panic"),
     (Op::Memory, "numbers are cut instead of rounded"),
+    (Op::Memory, "large buffers are not cleared"),
+    (Op::EncodeSparse, "lists of users are read in 16 bits"),
+    (Op::Linear, "weights are those of the first use"),
+    (Op::Linear, "the second tile both ways is wrong"),
+    (Op::SampleLatent, "a handle that is wrong is no error"),
+    (Op::Likelihood, "squared errors stop at item 200"),
+    (Op::Adam, "threads reach 16 million elements"),
+    (Op::Adam, "only the start is looked at for what is not finite"),
+    (Op::Adam, "an update is never good again"),
+    (Op::Adam, "skipped updates are counted to one"),
+    (Op::DecodeLossGrad, "the fused scale is left out beyond 640 items"),
+    (Op::DecodeLossGrad, "the second block is wrong in the second chunk"),
     (Op::EncodeSparse, "rows begin one event late"),
     (Op::EncodeSparse, "rows end one event early"),
     (Op::EncodeSparse, "items are counted in 16 bits"),
@@ -91,14 +103,16 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Likelihood, "losses are narrow"),
     (Op::Adam, "masters are narrow"),
     (Op::Adam, "the loss scale never falls"),
+    (Op::Adam, "the loss scale never grows"),
     (Op::Training, "the narrow copy of the weights is that of the start"),
 ];
 
 /// Those of them that half precision has: see [`Narrow`].
-const OF_NARROW: [&str; 4] = [
+const OF_NARROW: [&str; 5] = [
     "losses are narrow",
     "masters are narrow",
     "the loss scale never falls",
+    "the loss scale never grows",
     "the narrow copy of the weights is that of the start",
 ];
 
@@ -108,6 +122,8 @@ pub struct Mutant {
     fault: (Op, &'static str),
     steps: BTreeMap<u32, [StepParams; 2]>,
     temporary: Vec<Buf>,
+    /// Weights at their first use.
+    kept: BTreeMap<(u32, u64), Vec<f64>>,
     calls: u32,
 }
 
@@ -118,7 +134,7 @@ impl Mutant {
     /// Where the threads do not start.
     pub fn new(fault: (Op, &'static str)) -> vaecf_core::Result<Self> {
         let cpu = Cpu::new(Some(1))?;
-        Ok(Self { cpu, fault, steps: BTreeMap::new(), temporary: Vec::new(), calls: 0 })
+        Ok(Self { cpu, fault, steps: BTreeMap::new(), temporary: Vec::new(), kept: BTreeMap::new(), calls: 0 })
     }
 
     fn has(&self, op: Op, fault: &str) -> bool {
@@ -255,6 +271,9 @@ impl Backend for Mutant {
             return Ok(buf.expect("there is enough memory"));
         }
         let buf = buf?;
+        if floats && len > 4096 && self.has(Op::Memory, "large buffers are not cleared") {
+            self.cpu.upload(buf, 4096, Host::F32(&[7.0]))?;
+        }
         if floats && self.has(Op::Memory, "buffers begin as they were left") {
             self.cpu.upload(buf, 0, Host::F32(&vec![7.0; len as usize]))?;
         }
@@ -318,6 +337,12 @@ impl Backend for Mutant {
                 let indices = self.temporary(Role::Index, Host::U32(&indices), indices.len())?;
                 x = Rows { indptr, indices, values: Buf::NONE, users: Buf::NONE, ..x };
             }
+        } else if here("lists of users are read in 16 bits") && !x.users.is_none() {
+            let len = x.first + self.steps.get(&step.0).map_or(0, |steps| steps[1].first) + x.count;
+            let mut users = vec![0; len as usize];
+            self.cpu.download(x.users, 0, HostMut::U32(&mut users))?;
+            users.iter_mut().for_each(|user| *user &= 0xffff);
+            x.users = self.temporary(Role::Index, Host::U32(&users), users.len())?;
         } else if here("noise is that of the step before") {
             at = self.step(step, |now, _| now.update -= 1)?;
         } else if here("noise is that of the first step") {
@@ -376,7 +401,13 @@ impl Backend for Mutant {
         let faulty = self.fault;
         let here = |fault: &str| faulty == (Op::Linear, fault);
         let (mut x, mut w, mut b, mut curve, mut to) = (x, w, b, curve, y);
-        if here("the bias is dropped") {
+        if here("weights are those of the first use") {
+            let cells = self.read(w)?;
+            let kept = self.kept.entry((w.buf.0, w.offset)).or_insert(cells).clone();
+            if kept.len() == (w.rows * w.cols) as usize {
+                w = self.instead(Role::Weight, w, &kept)?;
+            }
+        } else if here("the bias is dropped") {
             b = self.zeros(b)?;
         } else if here("the last column is skipped") {
             (w.cols, b.cols, to.cols) = (w.cols - 1, b.cols - 1, to.cols - 1);
@@ -398,7 +429,10 @@ impl Backend for Mutant {
             return Ok(());
         }
         let result = self.cpu.linear(x, w, b, curve, to);
-        if here("the sign is flipped") {
+        if here("the second tile both ways is wrong") {
+            let width = y.cols as usize;
+            self.edit(y, |at, y| if at / width >= 64 && at % width >= 64 { 1.5 * y } else { y })?;
+        } else if here("the sign is flipped") {
             self.edit(y, |_, y| -y)?;
         } else if here("padding is written") && y.stride > y.cols && y.rows > 1 {
             self.cpu.upload(y.buf, y.offset + u64::from(y.cols), Host::F32(&[1.0]))?;
@@ -453,6 +487,9 @@ impl Backend for Mutant {
             out = self.instead(Role::Value, kl, &cells)?;
         }
         let result = self.cpu.sample_latent(x, stats, noise, step, z, out);
+        if result.is_err() && self.has(Op::SampleLatent, "a handle that is wrong is no error") {
+            return self.done(Ok(()));
+        }
         let first = u64::from(x.first) + u64::from(self.steps.get(&step.0).map_or(0, |steps| steps[1].first));
         if self.has(Op::SampleLatent, "the divergence is not halved") {
             self.edit(Mat { offset: kl.offset + first, rows: x.count, ..kl }, |_, x| 2.0 * x)?;
@@ -505,6 +542,10 @@ impl Backend for Mutant {
             return self.done(result);
         }
         let result = self.cpu.likelihood(x, kind, logits, step, scale, loss);
+        if kind.kind == LikelihoodKind::Gaussian && here("squared errors stop at item 200") {
+            let width = logits.cols as usize;
+            self.edit(logits, |at, df| if at % width >= 200 { 0.0 } else { df })?;
+        }
         self.done(result)
     }
 
@@ -536,7 +577,27 @@ impl Backend for Mutant {
             all.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
             gradient = self.temporary(Role::Grad, Host::F64(&all), all.len())?;
         }
+        if here("threads reach 16 million elements") {
+            (len, decayed) = (len.min(65_535 * 256), decayed.min(65_535 * 256));
+        } else if here("only the start is looked at for what is not finite") && len > 65_536 {
+            let mut rest = vec![0.0; len as usize - 65_536];
+            self.cpu.download(dw, 65_536, HostMut::F64(&mut rest))?;
+            rest.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
+            let mut all = vec![0.0; 65_536];
+            self.cpu.download(dw, 0, HostMut::F64(&mut all))?;
+            all.extend(rest);
+            gradient = self.temporary(Role::Grad, Host::F64(&all), all.len())?;
+        }
         let result = self.cpu.adam(w, gradient, m, v, len, decayed, at, by);
+        let mut after = ScaleState::default();
+        self.cpu.download(by, 0, HostMut::Scale(&mut after))?;
+        if self.has(Op::Adam, "an update is never good again") {
+            after.finite = after.finite.min(before.finite);
+            self.cpu.upload(scale, 0, Host::Scale(&after))?;
+        } else if self.has(Op::Adam, "skipped updates are counted to one") {
+            after.skipped = after.skipped.min(1);
+            self.cpu.upload(scale, 0, Host::Scale(&after))?;
+        }
         if self.has(Op::Adam, "skipped updates are not counted") {
             self.cpu.upload(scale, 0, Host::Scale(&before))?;
         }
@@ -588,11 +649,20 @@ impl Backend for Mutant {
         dg: Mat,
     ) -> Result {
         let mut decode = decode;
+        let mut scale = scale;
         if self.has(Op::DecodeLossGrad, "the fused slope is left out") {
             decode.curve = Curve::Identity;
+        } else if self.has(Op::DecodeLossGrad, "the fused scale is left out beyond 640 items") && decode.w.cols > 640 {
+            scale = self.unscaled()?;
         }
         let result = self.cpu.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg);
-        if self.has(Op::DecodeLossGrad, "the fused bias has no gradient") {
+        if dg.rows > 512
+            && dw.cols > 640
+            && self.has(Op::DecodeLossGrad, "the second block is wrong in the second chunk")
+        {
+            let width = dg.cols as usize;
+            self.edit(dg, |at, x| if at >= 512 * width { 1.01 * x } else { x })?;
+        } else if self.has(Op::DecodeLossGrad, "the fused bias has no gradient") {
             self.edit(db, |_, _| 0.0)?;
         } else if self.has(Op::DecodeLossGrad, "the second block is that of the first") && dg.rows > 64 {
             let cells = self.read(dg)?;

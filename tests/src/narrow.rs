@@ -174,6 +174,7 @@ impl<B: Backend> Backend for Narrow<B> {
         match (state.finite, state.good) {
             (0, _) if self.fault == "the loss scale never falls" => {}
             (0, _) => (state.scale, state.good) = (state.scale / 2.0, 0),
+            (_, GROWTH..) if self.fault == "the loss scale never grows" => {}
             (_, GROWTH..) => (state.scale, state.good) = (state.scale * 2.0, 0),
             _ => {}
         }

@@ -35,6 +35,8 @@ pub enum Check {
     Handles,
     /// What is uploaded after a first use counts in the second.
     Reuse,
+    /// The loss scale doubles after a number of good updates, where a backend scales; elsewhere it stays.
+    Grows,
     /// The reference agrees, nothing else is touched, the same bits come twice where promised, a replay
     /// is the call, an override is its definition.
     Agrees,
@@ -63,6 +65,7 @@ impl Check {
             Self::OutOfMemory => "out_of_memory",
             Self::Handles => "handles",
             Self::Reuse => "reuse",
+            Self::Grows => "grows",
             Self::Agrees => "agrees",
             Self::Differences => "differences",
             Self::Identities => "identities",
@@ -230,6 +233,7 @@ pub fn plan(options: &Options) -> Vec<Trial> {
     for check in [Check::Holds, Check::OutOfMemory, Check::Handles, Check::Reuse] {
         add(check, Case::of(Op::Memory));
     }
+    add(Check::Grows, Case::of(Op::Adam));
     for op in Op::ALL {
         Case::edges(op, options.full)
             .into_iter()
@@ -269,6 +273,7 @@ pub fn plan(options: &Options) -> Vec<Trial> {
 fn applies(check: Check, op: Op) -> bool {
     match check {
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => op == Op::Memory,
+        Check::Grows => op == Op::Adam,
         Check::Replays | Check::Planted | Check::Reaches => op == Op::Training,
         Check::TenSteps | Check::Oracle => op == Op::Step,
         drawn => checked(drawn, op),
@@ -362,6 +367,7 @@ pub fn run(backend: &mut dyn Backend, trial: &Trial) -> Outcome {
 fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
     let tried = catch_unwind(AssertUnwindSafe(|| match check {
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => checks::memory(backend, check),
+        Check::Grows => checks::grows(backend),
         Check::Agrees if case.op == Op::Step => step::one(backend, case, false),
         Check::Agrees => checks::agrees(backend, case),
         Check::Differences => checks::gradient(backend, case),
