@@ -207,7 +207,7 @@ typedef struct {
   uint32_t act_bytes;
   // Bytes per element of role `VAECF_ROLE_WEIGHT`, half copy included.
   uint32_t weight_bytes;
-  // Row strides of weights and activations are multiples of this many elements; at least 1.
+  // Row strides of weights and activations are multiples of this many elements; 1 to 4096.
   uint32_t align;
   // The loss scale that a new run starts with; 1 where this backend does not scale.
   float loss_scale;

@@ -9,7 +9,10 @@ mod built;
 use std::{
     path::Path,
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -64,14 +67,17 @@ fn subjects() -> Vec<Subject> {
 
 /// The command that repeats a trial.
 fn again(name: &str, line: &str) -> String {
-    format!("VAECF_TRIAL='{line}' cargo test -p vaecf-tests --test conformance -- '{name}'")
+    let plugin = std::env::var("VAECF_PLUGIN").map(|path| format!("VAECF_PLUGIN='{path}' ")).unwrap_or_default();
+    format!("{plugin}VAECF_TRIAL='{line}' cargo test -p vaecf-tests --test conformance -- '{name}'")
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let seed = std::env::var("VAECF_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("VAECF_SEED").map_or(1, |seed| seed.parse().expect("VAECF_SEED is a whole number"));
     let known = Arc::new(Known::listed().expect("tests/known.toml can be read"));
     let mut trials = Vec::new();
+    // How many passed, by backend: one that is here and has nothing that passes is no success.
+    let mut passed: Vec<(&str, Arc<AtomicUsize>)> = Vec::new();
     for Subject { name, backend, full } in subjects() {
         let backend = match backend {
             Ok(backend) => Arc::new(Mutex::new(backend)),
@@ -85,13 +91,18 @@ fn main() -> ExitCode {
             Err(_) => plan(&Options { seed, full, ..Options::default() }),
         };
         assert!(!all.is_empty(), "no trials at all");
+        let count = Arc::new(AtomicUsize::new(0));
+        passed.push((name, Arc::clone(&count)));
         for trial in all {
-            let (backend, known) = (Arc::clone(&backend), Arc::clone(&known));
+            let (backend, known, count) = (Arc::clone(&backend), Arc::clone(&known), Arc::clone(&count));
             let line = format!("{name}: {trial}");
             trials.push(Trial::ignorable_test(line, move || {
                 let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
                 match run_known(&mut **backend, &known, &trial) {
-                    Outcome::Passed { .. } => Ok(Completion::Completed),
+                    Outcome::Passed { .. } => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        Ok(Completion::Completed)
+                    }
                     Outcome::NotImplemented { what } => {
                         Ok(Completion::ignored_with(format!("{what} is not implemented")))
                     }
@@ -103,5 +114,13 @@ fn main() -> ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
+    for (name, count) in passed {
+        if whole && count.load(Ordering::Relaxed) == 0 {
+            eprintln!("{name}: no trial passed, which is a failure");
+            return ExitCode::FAILURE;
+        }
+    }
+    conclusion.exit_code()
 }

@@ -83,6 +83,7 @@ fn libraries_of_another_interface_are_refused() {
     refused("older", &["VERSION=0"], "version 0 of the interface, older than 1");
     refused("newer", &["VERSION=2"], "version 2 of the interface, newer than 1");
     refused("small", &["SIZE=64"], "fills 64 bytes");
+    refused("half", &["SIZE=(offsetof(vaecf_backend,logits_rows)+4)"], "in whole entries");
     refused("large", &["SIZE=4096"], "fills 4096 bytes");
     refused("no_alloc", &["NO_ALLOC"], "it has no alloc");
     refused("no_info", &["NO_INFO"], "it has no info");
@@ -104,6 +105,7 @@ fn a_backend_that_says_no_is_quoted() {
 fn a_backend_that_is_impossible_is_refused() {
     refused("no_ctx", &["NO_CTX"], "gives no ctx");
     refused("align", &["ALIGN_ZERO"], "gives 0 as align");
+    refused("align_huge", &["ALIGN_HUGE"], "2147483648 as align");
     refused("unended", &["NO_ENDING_ZERO"], "a name that is empty, not UTF-8, or not ended");
     refused("not_utf8", &["NOT_UTF8"], "a device that is empty, not UTF-8");
     refused("master", &["UNKNOWN_MASTER"], "7 as the type of masters");

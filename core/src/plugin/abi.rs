@@ -143,7 +143,7 @@ pub struct InfoV1 {
     pub act_bytes: u32,
     /// Bytes per element of role [`Role::Weight`], half copy included.
     pub weight_bytes: u32,
-    /// Row strides of weights and activations are multiples of this many elements; at least 1.
+    /// Row strides of weights and activations are multiples of this many elements; 1 to 4096.
     pub align: u32,
     /// The loss scale that a new run starts with; 1 where this backend does not scale.
     pub loss_scale: f32,

@@ -29,6 +29,7 @@ pub fn load(path: &std::path::Path, request: &Request) -> crate::Result<Box<dyn 
     let fail = |what: String| Err(fault(&path.display().to_string(), &what));
     match path.metadata() {
         Ok(found) if found.is_dir() => return fail("this is a folder; name the shared library in it".into()),
+        Ok(found) if !found.is_file() => return fail("this is not a file; name a shared library".into()),
         Ok(_) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return fail("there is no such file; name a shared library".into());
@@ -107,11 +108,13 @@ pub unsafe fn link(entry: Entry, name: &str, request: &Request) -> crate::Result
             &format!("it is made for version {version} of the interface, {age} than {VERSION}, which this is; {what}"),
         ));
     }
-    if (size as usize) < SMALLEST || size as usize > size_of::<VTableV1>() {
+    // Half an entry would be half a pointer.
+    let whole = (size as usize).is_multiple_of(size_of::<usize>());
+    if (size as usize) < SMALLEST || size as usize > size_of::<VTableV1>() || !whole {
         return Err(fault(
             name,
             &format!(
-                "it fills {size} bytes of the interface's table, and {SMALLEST} to {} are needed; build it against the \
+                "it fills {size} bytes of the interface's table, and {SMALLEST} to {}, in whole entries, are needed; build it against the \
                  vaecf_backend.h of this version",
                 size_of::<VTableV1>()
             ),
@@ -229,6 +232,8 @@ impl Plugin {
         }
         let text = |what, text: &[_]| {
             let told = read_text(text).filter(|told| !told.is_empty());
+            // It goes to terminals and into reports.
+            let told = told.map(|told| told.replace(char::is_control, " "));
             told.ok_or_else(|| format!("info gives a {what} that is empty, not UTF-8, or not ended by a zero"))
         };
         let positive = |what, number| {
@@ -237,6 +242,10 @@ impl Plugin {
         let precision = text("precision", &told.precision)?;
         if !["f64", "f32", "tf32", "f16", "bf16"].contains(&precision.as_str()) {
             return Err(format!("info gives the precision {precision:?}, which is f64, f32, tf32, f16 or bf16"));
+        }
+        // The widest row of a matrix unit is a few hundred elements; far more than that is a mistake.
+        if told.align > 4096 {
+            return Err(format!("info gives {} as align, which is at most 4096", told.align));
         }
         let master = [Master::F32, Master::F64].into_iter().find(|&master| master as u32 == told.master);
         if !(told.loss_scale.is_finite() && told.loss_scale > 0.0) {

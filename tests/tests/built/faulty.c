@@ -29,6 +29,9 @@ static int32_t info(void *ctx, vaecf_info *info)
 #ifdef ALIGN_ZERO
     info->align = 0;
 #endif
+#ifdef ALIGN_HUGE
+    info->align = 0x80000000u;
+#endif
 #ifdef NO_ENDING_ZERO
     memset(info->name, 'x', sizeof info->name);
 #endif
