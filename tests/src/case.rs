@@ -277,9 +277,10 @@ impl FromStr for Case {
         if !((0.0..=1.0).contains(&keep) && scale > 0.0 && scale.is_finite()) {
             return Err(format!("{text:?}: keep is a probability, and scale is positive"));
         }
-        let largest = [users, items, inner, outer, k, first].map(u64::from).into_iter().max().unwrap_or(0);
-        let rows = u64::from(users.max(inner)).max(u64::from(first)) + 64 * u64::from(gap);
-        if largest > 1 << 24 || rows * u64::from(items.max(outer).max(inner).max(k)) > 1 << 28 || depth > 8 {
+        // An arena is one row; the sides of everything else multiply.
+        let rows = u64::from(users.max(inner).max(first)) + 64 * u64::from(gap);
+        let cells = if known == Op::Adam { items.into() } else { rows * u64::from(items.max(outer).max(inner).max(k)) };
+        if cells > 1 << 28 || depth > 8 {
             return Err(format!("{text:?} is larger than this suite makes cases"));
         }
         Ok(case)
