@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::backend::Fault;
+
 /// What kind of thing went wrong; the command line turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -20,6 +22,7 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    fault: Option<Fault>,
 }
 
 /// The result of everything in this crate that can fail.
@@ -28,7 +31,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), fault: None }
     }
 
     /// A failure that is nobody's input: a full disk, a thread that cannot start.
@@ -61,6 +64,11 @@ impl Error {
         }
     }
 
+    /// What the backend reported, where that is the cause: out of memory asks for another answer than a lost device.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
     /// What kind of error it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -82,8 +90,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<crate::backend::Fault> for Error {
-    fn from(fault: crate::backend::Fault) -> Self {
-        Self::new(Kind::Device, fault.to_string())
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self { fault: Some(fault.clone()), ..Self::new(Kind::Device, fault.to_string()) }
     }
 }

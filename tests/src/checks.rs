@@ -1,9 +1,7 @@
 //! What a case is put to: agreement with the reference, gradients, identities, noise, faults.
 
 use vaecf_core::{
-    backend::{
-        Backend, Buf, Curve, Fault, Host, HostMut, Info, LikelihoodKind, Mat, Noise, Role, Rows, ScaleState, StepParams,
-    },
+    backend::{Backend, Buf, Curve, Fault, Host, HostMut, Info, Mat, Noise, Role, Rows, ScaleState, StepParams},
     forward_backend,
     random::{self, stream},
 };
@@ -171,15 +169,14 @@ pub(crate) fn gradient(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
     Ok(worst)
 }
 
-/// Identities that need no reference.
+/// Identities that need no reference, of cases that are fit for them (`fit` in [`crate::suite`]).
 pub(crate) fn identity(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
     let numbers = Numbers::of(&subject.info()).map_err(Wrong::Broken)?;
     let (b, i) = (case.users as usize, case.items as usize);
     match case.op {
         Op::Likelihood => {
             // Multinomial: a row of the gradient sums to zero, because the softmax sums to one.
-            let case = Case { kind: LikelihoodKind::Multinomial, scale: 1.0, ..case.clone() };
-            let (taken, bounds) = perform(subject, &case, numbers, Mode::Eager, true)?;
+            let (taken, bounds) = perform(subject, case, numbers, Mode::Eager, true)?;
             let sum = |row: &[f64]| row.iter().sum::<f64>();
             let sums: Vec<f64> = taken[0].values.chunks_exact(i).map(sum).collect();
             // Each of them was rounded when it was stored, and next to zero by a fixed amount.
@@ -192,11 +189,10 @@ pub(crate) fn identity(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
         }
         Op::SampleLatent => {
             // Without noise z is the mean, and no divergence is negative.
-            let case = Case { keep: 0.0, ..case.clone() };
-            let (taken, bounds) = perform(subject, &case, numbers, Mode::Eager, true)?;
+            let (taken, bounds) = perform(subject, case, numbers, Mode::Eager, true)?;
             let k = case.outer as usize;
             let mut reference = truth()?;
-            let stats = Lab::new(&mut reference, &case, numbers, Mode::Eager)?.draw(Role::Act, 0, b * 2 * k);
+            let stats = Lab::new(&mut reference, case, numbers, Mode::Eager)?.draw(Role::Act, 0, b * 2 * k);
             let mean: Vec<f64> = stats.chunks_exact(2 * k).flat_map(|row| row[..k].to_vec()).collect();
             compare(&taken[0].values, &mean, &Tolerance::EXACT)
                 .map_err(|e| Wrong::Broken(format!("z and the mean: {e}")))?;
@@ -204,8 +200,7 @@ pub(crate) fn identity(subject: &mut dyn Backend, case: &Case) -> Tried<f64> {
         }
         Op::EncodeSparse => {
             // A row without events is the curve of the bias: all rows are the same.
-            let case = Case { fill: Fill::Empty, ..case.clone() };
-            let (taken, _) = perform(subject, &case, numbers, Mode::Eager, false)?;
+            let (taken, _) = perform(subject, case, numbers, Mode::Eager, false)?;
             let mut rows = taken[0].values.chunks_exact(case.outer as usize);
             let Some(first) = rows.next() else { return Ok(0.0) };
             ensure(rows.all(|row| first_difference(row, first).is_none()), || "empty rows differ".into())?;

@@ -34,11 +34,9 @@ impl From<Fault> for Wrong {
 
 impl From<vaecf_core::Error> for Wrong {
     fn from(error: vaecf_core::Error) -> Self {
-        // A fault that came through `core::device`, which keeps the sentence only.
-        let text = error.to_string();
-        match text.strip_suffix(" is not supported by this backend") {
-            Some(what) => Self::NotImplemented(what.to_owned()),
-            None => Self::Broken(format!("an error: {text}")),
+        match error.fault() {
+            Some(fault) => fault.clone().into(),
+            None => Self::Broken(format!("an error: {error}")),
         }
     }
 }

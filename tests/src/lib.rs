@@ -14,6 +14,7 @@ mod oracle;
 pub mod planted;
 mod recorded;
 mod remote;
+mod report;
 mod step;
 mod suite;
 mod swapped;
@@ -22,8 +23,6 @@ pub use case::{Case, Data, Fill, Op, cases};
 pub use checks::Plain;
 pub use narrow::Narrow;
 pub use recorded::Recorded;
+pub use report::{Group, Known, Outcome, Report, Speed, judge};
 pub use step::{Learned, Step, values};
-pub use suite::{
-    Check, Group, Known, Options, Outcome, Report, Speed, Trial, judge, plan, run, run_known, speed, suite,
-    suite_watched,
-};
+pub use suite::{Check, Options, Trial, plan, run, run_known, speed, suite, suite_watched};

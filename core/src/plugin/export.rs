@@ -38,18 +38,21 @@ use crate::backend::{
 /// #         }
 /// #     }
 /// #     impl Mine {
-/// #         pub fn new() -> Self {
-/// #             unimplemented!()
+/// #         pub fn new(inner: Box<dyn Backend>) -> Self {
+/// #             Self(inner)
 /// #         }
 /// #     }
+/// #     pub fn open_card(_: u32) -> vaecf_core::Result<Box<dyn Backend>> {
+/// #         Err(vaecf_core::Error::failure("there is no card"))
+/// #     }
 /// # }
-/// use mine::Mine;
+/// use mine::{Mine, open_card};
 ///
 /// fn open(request: &Request) -> Result<Mine> {
 ///     if request.device > 0 {
 ///         return Err(Error::usage(format!("there is one device, 0, and no {}", request.device)));
 ///     }
-///     Ok(Mine::new())
+///     Ok(Mine::new(open_card(request.device)?))
 /// }
 ///
 /// vaecf_core::export_backend!(open);
