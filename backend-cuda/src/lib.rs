@@ -321,11 +321,7 @@ impl Cuda {
     /// Address of a matrix in single precision: gradients, losses.
     fn single(&mut self, mat: Mat) -> Result<u64> {
         self.used(mat.buf);
-        let buffer = self.table.mat(mat, &self.main)?;
-        if buffer.kind != memory::Kind::Single {
-            return Err(Fault::Other(format!("handle {} is not in single precision", mat.buf.0)));
-        }
-        Ok(buffer.master() + 4 * mat.offset)
+        Ok(self.table.mat(mat, &self.main)?.in_single(mat.buf)? + 4 * mat.offset)
     }
 
     /// A buffer of one element: the step, the loss scale.
@@ -348,7 +344,8 @@ impl Cuda {
             return Ok(0);
         }
         self.used(buf);
-        Ok(self.table.lend(buf, what, &self.main)?.master())
+        let buffer = self.table.lend(buf, what, &self.main)?;
+        if what == "floats" { buffer.in_single(buf) } else { Ok(buffer.master()) }
     }
 
     fn rows(&mut self, x: Rows) -> Result<kernels::Rows> {

@@ -90,6 +90,14 @@ impl Buffer {
         self.memory.at()
     }
 
+    /// Address of numbers that are in single precision.
+    pub(crate) fn in_single(&self, buf: Buf) -> Result<u64> {
+        match self.kind {
+            Kind::Single => Ok(self.memory.at()),
+            _ => Err(Fault::Other(format!("handle {} is not in single precision", buf.0))),
+        }
+    }
+
     /// Address of what operations read, and whether that is half precision.
     pub(crate) fn read(&self) -> (u64, bool) {
         match &self.copy {

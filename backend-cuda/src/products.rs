@@ -60,10 +60,22 @@ pub(crate) struct Operands {
     pub(crate) a: (u64, u32),
     pub(crate) b: (u64, u32),
     pub(crate) c: (u64, u32),
-    /// Added to each row of a forward product: the address of `n` numbers.
+    /// The address of `n` numbers. Forward: they are added to each row. Gradient of the weights: the sums of the
+    /// columns of `b` go there, in single precision.
     pub(crate) bias: Option<u64>,
     /// What a forward product goes through.
     pub(crate) curve: Curve,
+}
+
+/// How much of what was asked for the library has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// It has no algorithm for this shape.
+    Nothing,
+    /// The product, but not the sums of columns.
+    Product,
+    /// The product and what belongs to its bias.
+    All,
 }
 
 /// What a plan is made for.
@@ -171,13 +183,24 @@ impl Products {
         version_text()
     }
 
-    /// Queues a product, and says whether it could: there are shapes that the library has no algorithm for.
-    pub(crate) fn multiply(&mut self, stream: &Stream, o: &Operands) -> Result<bool> {
-        let epilogue = match (o.bias, o.curve) {
-            (None, _) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
-            (Some(_), Curve::Relu) => Epilogue::CUBLASLT_EPILOGUE_RELU_BIAS,
-            (Some(_), _) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
+    /// Queues a product, as far as the library can.
+    pub(crate) fn multiply(&mut self, stream: &Stream, o: &Operands) -> Result<Done> {
+        let epilogue = match (o.bias, o.which, o.curve) {
+            (None, ..) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
+            (_, Which::GradWeight | Which::GradInput, _) => Epilogue::CUBLASLT_EPILOGUE_BGRADA,
+            (_, Which::Forward, Curve::Relu) => Epilogue::CUBLASLT_EPILOGUE_RELU_BIAS,
+            (_, Which::Forward, _) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
         };
+        if self.queue(stream, o, epilogue)? {
+            return Ok(Done::All);
+        }
+        let sums = o.bias.is_some() && o.which == Which::GradWeight;
+        let alone = sums && self.queue(stream, &Operands { bias: None, ..*o }, Epilogue::CUBLASLT_EPILOGUE_DEFAULT)?;
+        Ok(if alone { Done::Product } else { Done::Nothing })
+    }
+
+    /// Queues a product with an epilogue, and says whether there is an algorithm for it.
+    fn queue(&mut self, stream: &Stream, o: &Operands, epilogue: Epilogue) -> Result<bool> {
         let sizes = [o.m, o.n, o.k];
         let shape = Shape { which: o.which, sizes, strides: [o.a.1, o.b.1, o.c.1], epilogue: epilogue as u32 };
         if !self.plans.contains_key(&shape) {
@@ -247,7 +270,8 @@ impl Products {
         set(desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
         if let Some(bias) = bias {
             set(desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
-            set(desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(half as u32))?;
+            let kind = if shape.which == Which::Forward { half } else { out };
+            set(desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(kind as u32))?;
         }
         let shapes = [(half, first), (half, second), (out, [n, m, c])];
         for (layout, (kind, [rows, cols, stride])) in plan.layouts.iter_mut().zip(shapes) {

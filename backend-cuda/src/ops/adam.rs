@@ -25,7 +25,7 @@ impl Cuda {
         let mut whole = |buf| -> Result<(u64, Option<u64>)> {
             self.used(buf);
             let buffer = self.table.range(buf, 0, len, "floats", &self.main)?;
-            Ok((buffer.master(), buffer.copy()))
+            Ok((buffer.in_single(buf)?, buffer.copy()))
         };
         let ((w, copy), (dw, _), (m, _), (v, _)) = (whole(w)?, whole(dw)?, whole(m)?, whole(v)?);
         let verdict = self.verdict.at();

@@ -5,7 +5,7 @@ use vaecf_core::backend::{Curve, Mat, Result};
 use crate::{
     Cuda,
     kernels::{Grid, Product, launch},
-    products::{Operands, Which},
+    products::{Done, Operands, Which},
 };
 
 /// Rows and columns of the tile that a block makes, and the bytes that it works in.
@@ -33,7 +33,7 @@ impl Cuda {
             bias: Some(bias),
             curve,
         };
-        if self.multiply(&operands)? {
+        if self.multiply(&operands)? == Done::All {
             // The library adds the bias, and knows this one curve.
             return match curve {
                 Curve::Tanh => self.bend(Product { curve: curve as u32, ..product(&operands) }),
@@ -52,11 +52,13 @@ impl Cuda {
             a: (self.act(x)?, x.stride),
             b: (self.act(dy)?, dy.stride),
             c: (self.single(dw)?, dw.stride),
-            bias: None,
+            bias: Some(self.single(db)?),
             curve: Curve::Identity,
         };
-        if !self.multiply(&operands)? {
-            self.gemm(&operands, product(&operands))?;
+        match self.multiply(&operands)? {
+            Done::All => return Ok(()),
+            Done::Product => {}
+            Done::Nothing => self.gemm(&operands, product(&operands))?,
         }
         self.column_sums(dy, db)
     }
@@ -78,7 +80,7 @@ impl Cuda {
             _ => Product { x: self.act(x)?, x_stride: x.stride.into(), x_curve: curve as u32, ..Product::default() },
         };
         let product = Product { x: bent.x, x_stride: bent.x_stride, x_curve: bent.x_curve, ..product(&operands) };
-        if !self.multiply(&operands)? {
+        if self.multiply(&operands)? == Done::Nothing {
             return self.gemm(&operands, product);
         }
         if curve == Curve::Identity { Ok(()) } else { self.bend(product) }
@@ -107,12 +109,12 @@ impl Cuda {
     }
 
     /// A product by cuBLASLt, where it is there and can.
-    fn multiply(&mut self, operands: &Operands) -> Result<bool> {
+    fn multiply(&mut self, operands: &Operands) -> Result<Done> {
         match &mut self.products {
             Some(products) if operands.m > 0 && operands.n > 0 && operands.k > 0 => {
                 products.multiply(&self.main, operands)
             }
-            _ => Ok(false),
+            _ => Ok(Done::Nothing),
         }
     }
 

@@ -20,7 +20,7 @@ impl Cuda {
         self.used(items);
         self.used(values);
         let items = self.table.range(items, 0, len, "indices", &self.main)?.master();
-        let values = self.table.range(values, 0, len, "floats", &self.main)?.master();
+        let values = self.table.range(values, 0, len, "floats", &self.main)?.in_single(values)?;
         if k == 0 {
             return Ok(());
         }
