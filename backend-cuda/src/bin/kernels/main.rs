@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use audit::{Breach, Function, GPUS, Gpu};
@@ -87,6 +88,10 @@ fn run() -> Result<bool, String> {
         program.breaches().map(|breach| format!("{}.cu for {}: {}", program.stem, program.gpu.target, breach.text))
     }));
     faults.iter().for_each(|fault| eprintln!("{fault}"));
+    for gpu in &GPUS {
+        let time: Duration = built.iter().filter(|program| program.gpu.target == gpu.target).map(|p| p.time).sum();
+        println!("{}: compiled in {:.1} s", gpu.target, time.as_secs_f64());
+    }
     let code: usize = images(&built).iter().map(|image| image.code.len()).sum();
     let (images, size) = (images(&built).len(), bytes.len());
     println!("{images} images, {code} bytes of code, {size} in {FILE}; {} faults", faults.len());
@@ -141,6 +146,8 @@ struct Program {
     index: Vec<Kernel>,
     cubin: Vec<u8>,
     ptx: String,
+    /// What the compiler took.
+    time: Duration,
 }
 
 impl Program {
@@ -159,7 +166,9 @@ impl Toolchain {
     }
 
     fn program(&self, source: &Source, headers: &[Source], gpu: &'static Gpu) -> Result<Program, String> {
+        let start = Instant::now();
         let compiled = self.nvrtc.compile(source, headers, gpu.target)?;
+        let time = start.elapsed();
         let functions = audit::functions(&compiled, &self.nvdisasm)
             .map_err(|e| format!("{} for {}: {e}", source.name, gpu.target))?;
         let entries = functions.iter().filter(|(_, function)| function.entry);
@@ -171,6 +180,7 @@ impl Toolchain {
             functions,
             cubin: compiled.cubin,
             ptx: compiled.ptx,
+            time,
         })
     }
 
