@@ -9,6 +9,7 @@
 //! is on its way while the device computes on this one.
 
 pub mod blob;
+mod clock;
 mod driver;
 mod kernels;
 mod libraries;
@@ -28,14 +29,15 @@ use std::{
     rc::Rc,
 };
 
+use clock::Clock;
 use kernels::Kernels;
 use memory::{Staging, Step, Table};
 use products::{Products, WORKSPACE};
 use vaecf_core::{
     Error, Kind,
     backend::{
-        Backend, Buf, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Master, Mat, Noise, Result, Role, Rows,
-        ScaleState,
+        Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise, Result,
+        Role, Rows, ScaleState,
     },
     random,
 };
@@ -118,6 +120,7 @@ pub struct Cuda {
     products: Option<Products>,
     /// Why cuBLASLt is not used, where it is not.
     without: Option<String>,
+    clock: Clock,
     table: Table,
     staging: Staging,
     kernels: Kernels,
@@ -267,6 +270,7 @@ impl Cuda {
             capturing: None,
             products,
             without,
+            clock: Clock::default(),
             table: Table::default(),
             staging: Staging::default(),
             kernels: Kernels::load(&context)?,
@@ -533,6 +537,21 @@ impl Backend for Cuda {
             recorded.ok_or_else(|| Fault::Other(format!("{} is no recording", graph.0)))?;
         self.table.settle(Some(bufs), &self.main)?;
         self.main.replay(recording)
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        self.enter()?;
+        self.clock.mark(&self.context, &self.main)
+    }
+
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        self.enter()?;
+        self.clock.seconds(from, to)
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        self.enter()?;
+        self.measure_ceilings()
     }
 }
 
