@@ -104,8 +104,10 @@ pub struct Options {
     pub own_products: bool,
 }
 
-/// The loss scale that a run in half precision begins with, and the finite updates after which it doubles.
-const LOSS_SCALE: f32 = 65_536.0;
+/// The loss scale that a run in half precision begins with, and the finite updates after which it doubles. The
+/// gradient of a logit is between -1 and the user's events, not divided by the batch: there is no need to begin
+/// higher, where the first updates would all be skipped.
+const LOSS_SCALE: f32 = 1_024.0;
 const GROWTH: u32 = 2_000;
 
 /// Elements to which rows are aligned: vectors of 16 bytes, in half and in single precision.
