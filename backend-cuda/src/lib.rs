@@ -9,6 +9,7 @@
 //! is on its way while the device computes on this one.
 
 pub mod blob;
+mod clock;
 mod driver;
 mod kernels;
 mod libraries;
@@ -28,14 +29,15 @@ use std::{
     rc::Rc,
 };
 
+use clock::Clock;
 use kernels::Kernels;
 use memory::{Staging, Step, Table};
 use products::{Products, WORKSPACE};
 use vaecf_core::{
     Error, Kind,
     backend::{
-        Backend, Buf, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Master, Mat, Noise, Result, Role, Rows,
-        ScaleState,
+        Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise, Result,
+        Role, Rows, ScaleState,
     },
     random,
 };
@@ -102,8 +104,10 @@ pub struct Options {
     pub own_products: bool,
 }
 
-/// The loss scale that a run in half precision begins with, and the finite updates after which it doubles.
-const LOSS_SCALE: f32 = 65_536.0;
+/// The loss scale that a run in half precision begins with, and the finite updates after which it doubles. The
+/// gradient of a logit is between -1 and the user's events, not divided by the batch: there is no need to begin
+/// higher, where the first updates would all be skipped.
+const LOSS_SCALE: f32 = 1_024.0;
 const GROWTH: u32 = 2_000;
 
 /// Elements to which rows are aligned: vectors of 16 bytes, in half and in single precision.
@@ -118,6 +122,7 @@ pub struct Cuda {
     products: Option<Products>,
     /// Why cuBLASLt is not used, where it is not.
     without: Option<String>,
+    clock: Clock,
     table: Table,
     staging: Staging,
     kernels: Kernels,
@@ -267,6 +272,7 @@ impl Cuda {
             capturing: None,
             products,
             without,
+            clock: Clock::default(),
             table: Table::default(),
             staging: Staging::default(),
             kernels: Kernels::load(&context)?,
@@ -533,6 +539,21 @@ impl Backend for Cuda {
             recorded.ok_or_else(|| Fault::Other(format!("{} is no recording", graph.0)))?;
         self.table.settle(Some(bufs), &self.main)?;
         self.main.replay(recording)
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        self.enter()?;
+        self.clock.mark(&self.context, &self.main)
+    }
+
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        self.enter()?;
+        self.clock.seconds(from, to)
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        self.enter()?;
+        self.measure_ceilings()
     }
 }
 
