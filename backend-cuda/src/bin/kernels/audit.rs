@@ -246,7 +246,7 @@ pub(crate) fn head() -> String {
 }
 
 fn row(cells: [&dyn fmt::Display; 10]) -> String {
-    let widths = [16, 32, 7, 9, 6, 7, 6, 9, 5, 7];
+    let widths = [18, 30, 7, 9, 6, 7, 6, 9, 5, 7];
     let mut line = String::new();
     for (at, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let cell = cell.to_string();

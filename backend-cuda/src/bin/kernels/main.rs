@@ -119,7 +119,9 @@ fn sources(folder: &Path, ending: &str) -> Result<Vec<Source>, String> {
 fn difference(committed: &[u8], built: &[u8]) -> Option<String> {
     let (old, new) = match (committed == built, Blob::open(committed), Blob::open(built)) {
         (true, ..) => return None,
-        (_, Err(e), _) | (_, _, Err(e)) => return Some(format!("{FILE}: {e}; `kernels build` makes a new one")),
+        (_, Err(_), _) | (_, _, Err(_)) => {
+            return Some(format!("{FILE} is damaged; commit what `kernels build` makes"));
+        }
         (_, Ok(old), Ok(new)) => (old, new),
     };
     let (old, new): (Vec<_>, Vec<_>) = (old.images().collect(), new.images().collect());

@@ -55,8 +55,9 @@ impl Nvrtc {
     pub(crate) fn load(folder: &Path) -> Result<Self, String> {
         let open = |name: &str| {
             let path = std::path::absolute(folder.join(name)).map_err(|e| e.to_string())?;
+            let missing = |_| format!("{} cannot be loaded; backend-cuda/kernels/toolchain.sh gets it", path.display());
             // SAFETY: toolchain.sh has checked that it is NVIDIA's library, which can be loaded at any time.
-            unsafe { Library::new(path) }.map_err(|e| format!("{e}; run backend-cuda/kernels/toolchain.sh first"))
+            unsafe { Library::new(&path) }.map_err(missing)
         };
         let nvrtc = Self { _builtins: open(BUILTINS)?, library: open(NVRTC)? };
         let (mut major, mut minor) = (0, 0);

@@ -22,6 +22,7 @@ KERNEL(lanes, 256, (u32 *w, float *x)) {
     sync_warp();
     sync_block();
     atomic_or(w, z);
+    fence();
     atomic_add(w + 1, z);
     atomic_add(x, y);
 }
