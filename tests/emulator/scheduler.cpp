@@ -24,7 +24,8 @@ const KernelEntry *KernelEntry::first = nullptr;
 namespace {
 
 constexpr u32 MOST_THREADS = 1024, LANES = 32;
-constexpr u64 ARGUMENTS_BYTES = 4096; // before the stacks: to the watch a kernel's arguments are its own, too
+// Before the stacks, as to the watch a kernel's arguments are its own, too: the values and pointers to them.
+constexpr u64 VALUES_BYTES = 4096, ARGUMENTS_BYTES = 8192;
 
 #ifdef __SANITIZE_ADDRESS__
 constexpr u64 STACK_BYTES = 256 << 10;
@@ -80,7 +81,7 @@ struct Machine {
     bool stacks_spoilt = false; // a fault has left threads in the middle of their work
 
     const Launch *launch;
-    std::vector<void *> arguments;
+    void **arguments;
     Random random;
     u32 order; // how the next thread is picked: at random, the newest or the oldest
     Index block_index;
@@ -197,7 +198,7 @@ void give_way() {
 
 void thread_body() {
     const KernelEntry &kernel = *machine.launch->kernel;
-    kernel.call(kernel.function, machine.arguments.data());
+    kernel.call(kernel.function, machine.arguments);
     Thread &done = *machine.current;
     done.state = State::finished;
     if (++machine.finished == machine.count) end_launch();
@@ -403,11 +404,11 @@ Fault run(const Launch &launch, u64 seed) {
     machine.random = Random{seed};
     machine.count = launch.block.x * launch.block.y * launch.block.z;
     machine.blocks.clear();
-    machine.arguments.clear();
+    machine.arguments = reinterpret_cast<void **>(machine.stacks + VALUES_BYTES);
     memcpy(machine.stacks, launch.arguments.data(), launch.arguments.size());
     u64 at = 0;
     for (u32 i = 0; i < launch.kernel->count; ++i) {
-        machine.arguments.push_back(machine.stacks + at);
+        machine.arguments[i] = machine.stacks + at;
         at += (launch.kernel->sizes[i] + 15) / 16 * 16;
     }
 
