@@ -1,0 +1,20 @@
+// What the stand-in for cuBLASLt asks of the one for the driver.
+#pragma once
+
+#include <functional>
+
+#include "scheduler.h"
+
+extern "C" {
+
+// The device work of another library, into a stream's queue (or the graph it is captured to). A fault that it
+// returns costs the context. The result is the driver's.
+__attribute__((visibility("default"))) int vaecf_emulator_enqueue(void *stream, std::function<emulator::Fault()> work);
+
+// Whether all of it lies in one device allocation. `sentence`, of at least 256 bytes, gets where it starts.
+__attribute__((visibility("default"))) bool vaecf_emulator_holds(const void *start, unsigned long long bytes,
+                                                                 char *sentence);
+
+// Zero where the thread has a context that works, otherwise what a call of the driver would return.
+__attribute__((visibility("default"))) int vaecf_emulator_context();
+}
