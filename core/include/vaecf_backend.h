@@ -472,8 +472,9 @@ typedef struct {
                        vaecf_buf items,
                        vaecf_buf values);
   // Calls from here to `capture_end` are recorded, not run. The trainer captures a step
-  // on a full batch and replays it from then on; a graph lives as long as the backend. Legal inside: every
-  // operation; not legal: `alloc`, `free`, `upload`, `download`, `sync`, `mark`, `seconds`, `ceilings`.
+  // for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+  // lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
+  // `download`, `sync`, `mark`, `seconds`, `ceilings`.
   int32_t (*capture_begin)(void *ctx);
   // Ends the recording.
   int32_t (*capture_end)(void *ctx, vaecf_graph *graph);

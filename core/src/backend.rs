@@ -485,8 +485,9 @@ pub trait Backend: Send {
     }
 
     /// Calls from here to [`Backend::capture_end`] are recorded, not run. The trainer captures a step
-    /// on a full batch and replays it from then on; a graph lives as long as the backend. Legal inside: every
-    /// operation; not legal: `alloc`, `free`, `upload`, `download`, `sync`, `mark`, `seconds`, `ceilings`.
+    /// for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+    /// lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
+    /// `download`, `sync`, `mark`, `seconds`, `ceilings`.
     fn capture_begin(&mut self) -> Result {
         Err(Fault::Unsupported("capture"))
     }
