@@ -37,15 +37,17 @@ KERNEL(adam_check, THREADS, (const float *dw, u64 len, Scale *scale, Verdict *ve
 
     // The last block judges.
     fence();
-    u32 skip = atomic_or(&verdict->bad, 0);
-    verdict->done = 0;
-    verdict->bad = 0;
+    u32 skip = atomic_swap(&verdict->bad, 0);
+    atomic_swap(&verdict->done, 0);
     verdict->skip = skip;
     verdict->inverse_scale = 1.0f / scale->scale;
     scale->finite = !skip;
     scale->skipped += skip;
-    scale->good = skip ? 0 : scale->good + 1;
-    if (dynamic && skip) scale->scale *= 0.5f;
+    scale->good += !skip;
+    if (dynamic && skip) {
+        scale->scale *= 0.5f;
+        scale->good = 0;
+    }
     if (dynamic && scale->good >= growth) {
         scale->scale *= 2.0f;
         scale->good = 0;

@@ -77,6 +77,7 @@ Four load_rows(Together what, const void *row);
 FourFloats multiply_fragments(Together what, FourFloats c, Four a, u32 b0, u32 b1);
 
 u32 fetch_or(u32 *at, u32 bits);
+u32 swap(u32 *at, u32 value);
 u32 fetch_add(u32 *at, u32 n);
 float fetch_add(float *at, float x);
 

@@ -96,6 +96,8 @@ INLINE void sincospif(float x, float *sine, float *cosine) {
 }
 
 INLINE void sync_block() { emulator::meet_block(); }
+// Blocks run one after another, and see what was written before.
+INLINE void fence() {}
 INLINE void sync_warp() { emulator::meet_warp(emulator::Together::sync, 0, 0); }
 INLINE u32 swap_lanes(u32 x, u32 mask) { return emulator::meet_warp(emulator::Together::swap, x, mask); }
 INLINE float swap_lanes(float x, u32 mask) { return as_float(swap_lanes(as_bits(x), mask)); }
@@ -105,6 +107,7 @@ INLINE u32 from_below(u32 x, u32 by) { return emulator::meet_warp(emulator::Toge
 INLINE u32 vote(bool yes) { return emulator::meet_warp(emulator::Together::vote, yes, 0); }
 
 INLINE u32 atomic_or(u32 *at, u32 bits) { return emulator::fetch_or(at, bits); }
+INLINE u32 atomic_swap(u32 *at, u32 value) { return emulator::swap(at, value); }
 INLINE u32 atomic_add(u32 *at, u32 n) { return emulator::fetch_add(at, n); }
 INLINE float atomic_add(float *at, float x) { return emulator::fetch_add(at, x); }
 

@@ -519,6 +519,13 @@ u32 fetch_or(u32 *at, u32 bits) {
     return old;
 }
 
+u32 swap(u32 *at, u32 value) {
+    touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
+    const u32 old = *at;
+    *at = value;
+    return old;
+}
+
 u32 fetch_add(u32 *at, u32 n) {
     touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
     const u32 old = *at;

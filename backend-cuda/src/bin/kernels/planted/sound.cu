@@ -23,6 +23,7 @@ KERNEL(lanes, 256, (u32 *w, float *x)) {
     sync_block();
     atomic_or(w, z);
     fence();
+    atomic_swap(w, z);
     atomic_add(w + 1, z);
     atomic_add(x, y);
 }
