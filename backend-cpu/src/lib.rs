@@ -33,6 +33,8 @@
 //! # Ok::<(), vaecf_core::Error>(())
 //! ```
 
+mod ceilings;
+mod clock;
 mod gemm;
 mod memory;
 mod ops {
@@ -45,14 +47,15 @@ mod ops {
     pub(crate) mod top_k;
 }
 
+use clock::Clock;
 use memory::{Span, Sparse, Table};
 use ops::{decode, encode_sparse, top_k};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use vaecf_core::{
     Error, Kind,
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Host, HostMut, Info, Likelihood, Mat, Noise, Result, Role, Rows,
-        ScaleState, StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result, Role,
+        Rows, ScaleState, StepParams,
     },
     math::Real,
 };
@@ -95,6 +98,7 @@ pub struct Cpu<T: Real> {
     scales: Table<ScaleState>,
     transpose: encode_sparse::Transpose<T>,
     decode: decode::Scratch<T>,
+    clock: Clock,
 }
 
 impl<T: Real> Cpu<T> {
@@ -124,6 +128,7 @@ impl<T: Real> Cpu<T> {
             scales: Table::new("scales"),
             transpose: encode_sparse::Transpose::new(),
             decode: decode::Scratch::new(),
+            clock: Clock::new(),
         })
     }
 
@@ -408,5 +413,17 @@ impl<T: Real> Backend for Cpu<T> {
         let (exec, scratch) = (self.exec, &mut self.decode);
         self.pool.install(|| decode::recommend(exec, layer, seen, k as usize, scratch, items, values.data));
         Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        Ok(self.clock.mark())
+    }
+
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        self.clock.seconds(from, to)
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        ceilings::ceilings::<T>(&self.pool)
     }
 }

@@ -7,6 +7,7 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+typedef float f32;
 
 // Numbers of 16 bits, as they are stored. Nothing is computed in them but products of matrices.
 struct f16 {
@@ -27,8 +28,15 @@ struct tf32 {
 #else
 
 #define INLINE __device__ __forceinline__
+// Blocks that a processor is to have room for: what registers are given out by. The shared memory of sm_75 has
+// room for one tile of a product only.
+#if __CUDA_ARCH__ >= 800
+#define BLOCKS_AT_ONCE 2
+#else
+#define BLOCKS_AT_ONCE 1
+#endif
 // A kernel that C can name, for blocks of at most THREADS threads: KERNEL(name, 256, (u32 n, float *x)) { ... }
-#define KERNEL(NAME, THREADS, ARGUMENTS) extern "C" __global__ void __launch_bounds__(THREADS) NAME ARGUMENTS
+#define KERNEL(NAME, THREADS, ARGUMENTS) extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) NAME ARGUMENTS
 
 #define INFINITY_F __int_as_float(0x7f800000)
 
@@ -72,6 +80,8 @@ INLINE float fast_exp(float x) {
 }
 
 INLINE void sync_block() { __syncthreads(); }
+// What this thread wrote before is seen by whoever sees what it writes after.
+INLINE void fence() { __threadfence(); }
 INLINE void sync_warp() { __syncwarp(); }
 // From the lane whose number is this one's with the bits of `mask` turned. All 32 lanes take part.
 INLINE float swap_lanes(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }

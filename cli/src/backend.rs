@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vaecf_core::{
-    Error, Result,
+    Error, Kind, Result,
     backend::Backend,
     device::Device,
     plugin::{self, Request},
@@ -15,9 +15,32 @@ use crate::{
     output::Ui,
 };
 
-/// Why a backend that people may ask for is not in this build.
-pub(crate) const ABSENT: [(&str, &str); 2] =
-    [("cuda", "this build has no CUDA backend"), ("wgpu", "this build has no wgpu backend")];
+type Open = fn(&Global) -> Result<Box<dyn Backend>>;
+
+/// A backend that people may ask for by name.
+pub(crate) struct Row {
+    /// What is typed.
+    pub(crate) name: &'static str,
+    /// Opens the device that was asked for; none where this build does not have it.
+    open: Option<Open>,
+    /// What `vaecf doctor` says of it beside the device, by name.
+    pub(crate) details: fn() -> Vec<(String, String)>,
+}
+
+/// All of them, in the order in which `auto` tries them.
+pub(crate) const ALL: [Row; 3] = [
+    Row { name: "cuda", open: None, details: Vec::new },
+    Row { name: "wgpu", open: None, details: Vec::new },
+    Row { name: "cpu", open: Some(cpu), details: Vec::new },
+];
+
+impl Row {
+    /// Opens the device that was asked for, whatever backend was.
+    pub(crate) fn open(&self, global: &Global) -> Result<Box<dyn Backend>> {
+        let open = self.open.ok_or_else(|| Error::usage(format!("this build has no {} backend", self.name)))?;
+        open(global)
+    }
+}
 
 /// Opens the device that was asked for.
 pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
@@ -26,18 +49,47 @@ pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
 
 /// Makes the backend that was asked for, and says which one where the choice was left open.
 pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
-    let backend = match global.backend.as_str() {
-        "auto" | "cpu" => cpu(global)?,
-        name if is_plugin(name) => plugin(name, global)?,
-        name => return Err(Error::usage(refusal(name))),
+    let (backend, passed_over) = match global.backend.as_str() {
+        "auto" => first_that_opens(global)?,
+        name if is_plugin(name) => (plugin(name, global)?, Vec::new()),
+        name => (named(name, global)?, Vec::new()),
     };
     let info = backend.info();
     let found = format!("backend: {} ({}, {})", info.name, info.device, info.precision);
     match global.backend.as_str() {
-        "auto" => ui.note(format_args!("{found}, chosen automatically, the only one in this build")),
+        "auto" if passed_over.is_empty() => ui.note(format_args!("{found}, chosen automatically")),
+        "auto" => ui.note(format_args!("{found}, chosen automatically: {}", passed_over.join("; "))),
         _ => ui.detail(found),
     }
     Ok(backend)
+}
+
+/// The first backend that opens, and why those before it do not.
+fn first_that_opens(global: &Global) -> Result<(Box<dyn Backend>, Vec<String>)> {
+    let (mut passed_over, mut kind) = (Vec::new(), Kind::Usage);
+    for row in &ALL {
+        match row.open(global) {
+            Ok(backend) => return Ok((backend, passed_over)),
+            Err(why) => {
+                kind = why.kind();
+                passed_over.push(why.to_string());
+            }
+        }
+    }
+    Err(Error::new(kind, format!("no backend does what is asked: {}", passed_over.join("; "))))
+}
+
+fn named(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
+    let here: Vec<_> = ALL.iter().filter(|row| row.open.is_some()).map(|row| row.name).collect();
+    let refuse = |why: &str| {
+        let choices = here.join(", ");
+        Err(Error::usage(format!("--backend {name}: {why}; choose auto, {choices}, or the path of a shared library")))
+    };
+    match ALL.iter().find(|row| row.name == name) {
+        Some(row) if row.open.is_some() => row.open(global),
+        Some(_) => refuse("this build does not have it"),
+        None => refuse("there is no such backend"),
+    }
 }
 
 fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
@@ -47,9 +99,9 @@ fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
     Ok(match global.precision {
         Precision::Auto | Precision::F32 => Box::new(Cpu::<f32>::new(global.threads)?),
         Precision::F64 => Box::new(Cpu::<f64>::new(global.threads)?),
-        Precision::F16 | Precision::Bf16 => {
+        Precision::Tf32 | Precision::F16 | Precision::Bf16 => {
             return Err(Error::usage(
-                "the cpu backend computes in f32, or in f64 as the reference; choose one of these",
+                "the cpu backend computes in f32, or in f64 as the reference; choose one of these with --precision",
             ));
         }
     })
@@ -71,12 +123,4 @@ fn plugin(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
         )));
     }
     Ok(backend)
-}
-
-fn refusal(name: &str) -> String {
-    let choices = "choose auto, cpu, or the path of a shared library";
-    match ABSENT.iter().find(|(absent, _)| *absent == name) {
-        Some((_, why)) => format!("--backend {name}: {why}; {choices}"),
-        None => format!("--backend {name}: there is no such backend; {choices}"),
-    }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Global {
     /// Which device of the backend, from 0
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     pub(crate) device: u32,
-    /// Working precision; f64 is the reference
+    /// Working precision; f64 is the reference, tf32 is f32 with products of operands rounded to 11 bits
     #[arg(long, global = true, value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
     /// Threads of the CPU; all of them unless given
@@ -76,6 +76,7 @@ pub(crate) enum Precision {
     Auto,
     F32,
     F64,
+    Tf32,
     F16,
     Bf16,
 }
@@ -87,6 +88,7 @@ impl Precision {
             Self::Auto => "auto",
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::Tf32 => "tf32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
         }

@@ -64,7 +64,8 @@
 //
 // # What a backend may rely on
 // - **Order.** Calls take effect in call order. A call may return before its work is done; only
-//   `download` and `sync` wait.
+//   `download`, `sync` and `seconds` wait. An upload may be carried out on a
+//   second queue, beside the work that was called before it, as long as it takes effect in call order.
 // - **Arguments are valid.** Ranges lie inside their buffers, shapes agree,
 //   item indices are below the item count, indices ascend within a row, and outputs do not overlap
 //   inputs unless an operation says "in place". A matrix takes up all from its first element to its
@@ -290,6 +291,18 @@ typedef struct {
 // A captured list of calls.
 typedef uint32_t vaecf_graph;
 
+// A moment in the queue: see `mark`.
+typedef uint64_t vaecf_mark;
+
+// What a device does at best, measured on it: the limits that a bench puts its figures beside.
+typedef struct {
+  // Bytes per second, read and written together, of a copy within the device's memory that is far larger
+  // than its caches.
+  double copy;
+  // FLOP per second of a large matrix product in the working precision.
+  double products;
+} vaecf_ceilings;
+
 // What a backend is made of: filled by the function `vaecf_backend_v1`, in the order of the fields.
 typedef struct {
   // In: bytes that the host has room for. Out: bytes that the plugin filled, never more.
@@ -459,8 +472,9 @@ typedef struct {
                        vaecf_buf items,
                        vaecf_buf values);
   // Calls from here to `capture_end` are recorded, not run. The trainer captures a step
-  // on a full batch and replays it from then on; a graph lives as long as the backend. Legal inside: every
-  // operation; not legal: `alloc`, `free`, `upload`, `download`, `sync`.
+  // for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+  // lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
+  // `download`, `sync`, `mark`, `seconds`, `ceilings`.
   int32_t (*capture_begin)(void *ctx);
   // Ends the recording.
   int32_t (*capture_end)(void *ctx, vaecf_graph *graph);
@@ -472,6 +486,16 @@ typedef struct {
   int32_t (*all_reduce)(void *ctx, vaecf_buf buf, uint64_t at, uint64_t len);
   // `buf[..len]` becomes that of rank `root`.
   int32_t (*broadcast)(void *ctx, vaecf_buf buf, uint64_t len, uint32_t root);
+  // A moment in the queue: when the device has done all that was called before it. Legal everywhere but inside
+  // a capture. The latest 4,096 marks can be asked about; older ones are forgotten, so that none has to be given
+  // back.
+  int32_t (*mark)(void *ctx, vaecf_mark *mark);
+  // Seconds by the device's clock from one mark to another, negative where `to` came first. Waits for both.
+  // A mark that is forgotten or was never given is a fault.
+  int32_t (*seconds)(void *ctx, vaecf_mark from, vaecf_mark to, double *seconds);
+  // What this very device does at best, measured now, which takes some seconds at most and memory that is given
+  // back. Not legal inside a capture.
+  int32_t (*ceilings)(void *ctx, vaecf_ceilings *ceilings);
 } vaecf_backend;
 
 // Everything that changes from one update to the next: one small buffer, uploaded before each step.

@@ -6,7 +6,8 @@
 //!
 //! # What a backend may rely on
 //! - **Order.** Calls take effect in call order. A call may return before its work is done; only
-//!   [`Backend::download`] and [`Backend::sync`] wait.
+//!   [`Backend::download`], [`Backend::sync`] and [`Backend::seconds`] wait. An upload may be carried out on a
+//!   second queue, beside the work that was called before it, as long as it takes effect in call order.
 //! - **Arguments are valid.** Ranges lie inside their buffers, shapes agree,
 //!   item indices are below the item count, indices ascend within a row, and outputs do not overlap
 //!   inputs unless an operation says "in place". A matrix takes up all from its first element to its
@@ -328,6 +329,25 @@ pub type Result<T = ()> = std::result::Result<T, Fault>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
 
+/// A moment in the queue: see [`Backend::mark`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(pub u64);
+
+/// The most recent marks that a backend keeps.
+pub const MARKS: usize = 4096;
+
+/// What a device does at best, measured on it: the limits that a bench puts its figures beside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Ceilings {
+    /// Bytes per second, read and written together, of a copy within the device's memory that is far larger
+    /// than its caches.
+    pub copy: f64,
+    /// FLOP per second of a large matrix product in the working precision.
+    pub products: f64,
+}
+
 /// The operands of the output layer and everything derived from it: see [`Backend::decode_loss_grad`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -465,8 +485,9 @@ pub trait Backend: Send {
     }
 
     /// Calls from here to [`Backend::capture_end`] are recorded, not run. The trainer captures a step
-    /// on a full batch and replays it from then on; a graph lives as long as the backend. Legal inside: every
-    /// operation; not legal: `alloc`, `free`, `upload`, `download`, `sync`.
+    /// for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+    /// lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
+    /// `download`, `sync`, `mark`, `seconds`, `ceilings`.
     fn capture_begin(&mut self) -> Result {
         Err(Fault::Unsupported("capture"))
     }
@@ -479,6 +500,25 @@ pub trait Backend: Send {
     /// Runs the recorded calls again, with the step buffer as it is now.
     fn replay(&mut self, _graph: Graph) -> Result {
         Err(Fault::Unsupported("replay"))
+    }
+
+    /// A moment in the queue: when the device has done all that was called before it. Legal everywhere but inside
+    /// a capture. The latest 4,096 marks can be asked about; older ones are forgotten, so that none has to be given
+    /// back.
+    fn mark(&mut self) -> Result<Mark> {
+        Err(Fault::Unsupported("mark"))
+    }
+
+    /// Seconds by the device's clock from one mark to another, negative where `to` came first. Waits for both.
+    /// A mark that is forgotten or was never given is a [`Fault`].
+    fn seconds(&mut self, _from: Mark, _to: Mark) -> Result<f64> {
+        Err(Fault::Unsupported("seconds"))
+    }
+
+    /// What this very device does at best, measured now, which takes some seconds at most and memory that is given
+    /// back. Not legal inside a capture.
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        Err(Fault::Unsupported("ceilings"))
     }
 
     /// Joins a group of `world` processes or threads as number `rank`. A world of one needs nothing.

@@ -164,7 +164,17 @@ impl DeviceMatrix {
         self.items
     }
 
-    /// Events.
+    /// Replaces row starts and events: those of a matrix that was checked, in which some rows may be without events.
+    pub(crate) fn write(&self, indptr: &[u32], indices: &[u32], values: Option<&[f32]>) -> Result<()> {
+        self.indptr.upload(0, Host::U32(indptr))?;
+        self.indices.upload(0, Host::U32(indices))?;
+        match (&self.values, values) {
+            (Some(room), Some(values)) => room.upload(0, Host::F32(values)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Events, or how many there is room for.
     pub fn events(&self) -> u64 {
         self.indices.len
     }
@@ -274,10 +284,17 @@ impl Device {
             matrix.indptr().iter().map(start).collect::<std::result::Result<_, _>>().map_err(|_| {
                 Error::data(format!("{} events in one matrix; the limit is 4,294,967,295", matrix.events()))
             })?;
+        let on_device = self.matrix_room(matrix, matrix.events())?;
+        on_device.write(&indptr, matrix.indices(), matrix.values())?;
+        Ok(on_device)
+    }
+
+    /// Room for `events` of the events of a matrix, and no events yet.
+    pub(crate) fn matrix_room(&self, matrix: &Matrix, events: u64) -> Result<DeviceMatrix> {
         Ok(DeviceMatrix {
-            indptr: self.upload(Role::Index, Host::U32(&indptr))?,
-            indices: self.upload(Role::Index, Host::U32(matrix.indices()))?,
-            values: matrix.values().map(|v| self.upload(Role::Value, Host::F32(v))).transpose()?,
+            indptr: self.alloc(Role::Index, u64::from(matrix.users()) + 1)?,
+            indices: self.alloc(Role::Index, events)?,
+            values: matrix.values().map(|_| self.alloc(Role::Value, events)).transpose()?,
             users: matrix.users(),
             items: matrix.items(),
         })

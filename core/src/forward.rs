@@ -8,7 +8,8 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows decode_loss_grad recommend capture_begin capture_end replay join all_reduce broadcast
+        logits_rows decode_loss_grad recommend
+        capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }
 
@@ -124,6 +125,9 @@ macro_rules! forward_backend {
     (@ capture_begin $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; capture_begin() -> ()); };
     (@ capture_end $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; capture_end() -> $crate::backend::Graph); };
     (@ replay $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; replay(graph: Graph) -> ()); };
+    (@ mark $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; mark() -> $crate::backend::Mark); };
+    (@ seconds $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; seconds(from: Mark, to: Mark) -> f64); };
+    (@ ceilings $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; ceilings() -> $crate::backend::Ceilings); };
     (@ join $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; join(rank: u32, world: u32) -> ()); };
     (@ all_reduce $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; all_reduce(buf: Buf, at: u64, len: u64) -> ()); };
     (@ broadcast $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; broadcast(buf: Buf, len: u64, root: u32) -> ()); };
@@ -144,6 +148,6 @@ impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
         logits_rows decode_loss_grad recommend
-        capture_begin capture_end replay join all_reduce broadcast
+        capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }

@@ -41,6 +41,7 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod events;
+mod feed;
 #[cfg(feature = "files")]
 pub mod files;
 mod forward;

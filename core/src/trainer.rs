@@ -4,6 +4,7 @@
 //! of that is its caller's, through [`Observer`].
 
 use std::{
+    collections::BTreeMap,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,17 +16,19 @@ use crate::{
     backend::{Graph, Master, ScaleState},
     config::{ModelConfig, TrainConfig},
     dataset::Dataset,
-    device::{Device, DeviceMatrix, UserList},
+    device::Device,
     error::{Error, Result},
     evaluate::{self, Judge, Options},
+    feed::{self, Feed},
     layout::{Layout, padded},
     metrics::Metric,
     model::{Model, NoiseConfig, RunState, Workspace},
     popularity::Popularity,
-    random::{self, stream},
     schedule,
     tensors::Tensors,
 };
+
+pub use crate::feed::Placement;
 
 /// Bytes a run needs on its device, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -42,6 +45,9 @@ pub struct Plan {
     pub activations: u64,
     /// Bytes of the histories, the order of users and their losses.
     pub data: u64,
+    /// Bytes among these of the two sets of buffers that the training histories pass through in chunks; none where
+    /// all of them lie on the device.
+    pub streamed: Option<u64>,
     /// Bytes of the host's copies: the best weights, and what a checkpoint holds while it is written.
     pub host: u64,
     /// Whether these count against `available`: the device has no memory of its own.
@@ -54,8 +60,14 @@ impl Plan {
     /// The plan of training on a data set.
     ///
     /// # Errors
-    /// Where the configuration cannot be a model.
-    pub fn new(device: &Device, config: &ModelConfig, train: &TrainConfig, data: &Dataset) -> Result<Self> {
+    /// Where the configuration cannot be a model, or the data are to be streamed through less than two batches take.
+    pub fn new(
+        device: &Device,
+        config: &ModelConfig,
+        train: &TrainConfig,
+        data: &Dataset,
+        placement: Placement,
+    ) -> Result<Self> {
         let info = device.info();
         let layout = Layout::new(config, data.train.items(), info.align)?;
         let master = match info.master {
@@ -78,18 +90,25 @@ impl Plan {
         let act = (2 * u64::from(batch) + judged) * units
             + logits(u64::from(batch))
             + if judged > 0 { logits(judged) } else { 0 };
-        Ok(Self {
+        let available = device.memory();
+        let mut plan = Self {
             parameters: layout.count(),
             weights: layout.len * u64::from(info.weight_bytes),
             gradients: layout.len * master,
             moments: 2 * layout.len * master,
             activations: act * u64::from(info.act_bytes),
-            data: rows(&data.train) + validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
+            data: validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
+            streamed: None,
             // Best weights; weights, two moments.
             host: 4 * layout.count() * master,
             host_memory: info.host_memory,
-            available: device.memory(),
-        })
+            available,
+        };
+        let left = available.map(|available| available.saturating_sub(plan.total()));
+        let (bytes, streamed) = feed::place(placement, info, &data.train, batch, left)?;
+        plan.data += bytes;
+        plan.streamed = streamed.then_some(bytes);
+        Ok(plan)
     }
 
     /// All bytes on the device together.
@@ -200,6 +219,8 @@ pub struct EpochReport {
     pub kl_weight: f64,
     /// Updates skipped so far because a gradient was not finite.
     pub skipped: u32,
+    /// The loss scale at the epoch's end; none where the backend does not scale.
+    pub loss_scale: Option<f32>,
     /// Seconds of training, validation left out.
     pub seconds: f64,
     /// Users per second of training.
@@ -254,8 +275,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Trainer {
     config: TrainConfig,
     model: Model,
-    data: DeviceMatrix,
-    order: UserList,
+    users: u32,
+    feed: Feed,
     space: Workspace,
     run: RunState,
     judge: Option<Judge>,
@@ -266,8 +287,9 @@ pub struct Trainer {
     counted: u32,
     /// Time and users of training since the observer was last shown the pace.
     looked: (Duration, u32),
-    /// The step on a full batch, on devices that can capture it.
-    graph: Option<Graph>,
+    /// The step by the set of buffers that its data lie in and the users of its batch, on devices that can capture
+    /// it.
+    graphs: BTreeMap<(usize, u32), Graph>,
 }
 
 impl Trainer {
@@ -281,6 +303,21 @@ impl Trainer {
         model_config: &ModelConfig,
         config: &TrainConfig,
         data: &Dataset,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Self> {
+        Self::placed(device, model_config, config, data, Placement::Auto, snapshot)
+    }
+
+    /// The same, with the training data where the caller wants them.
+    ///
+    /// # Errors
+    /// Also where the data are to be streamed through less than two batches take.
+    pub fn placed(
+        device: &Device,
+        model_config: &ModelConfig,
+        config: &TrainConfig,
+        data: &Dataset,
+        placement: Placement,
         snapshot: Option<Snapshot>,
     ) -> Result<Self> {
         config.check()?;
@@ -299,14 +336,14 @@ impl Trainer {
                 u32::MAX / 2
             )));
         }
-        Plan::new(device, model_config, config, data)?.check()?;
+        let plan = Plan::new(device, model_config, config, data, placement)?;
+        plan.check()?;
         let metric: Metric = config.metric.parse()?;
         let model = match &snapshot {
             Some(snapshot) => Model::load(device, model_config, data.train.items(), &snapshot.weights)?,
             None => Model::random(device, model_config, data.train.items(), config.seed)?,
         };
-        let matrix = device.matrix(&data.train)?;
-        let order = device.user_list(2 * users, &matrix)?;
+        let feed = Feed::new(device, &data.train, config, config.batch.min(users), plan.streamed)?;
         let space = Workspace::new(&model, config.batch.min(users), 0)?;
         let run = RunState::new(&model, &space, 2 * users)?;
         let judge = match &data.validation {
@@ -316,8 +353,8 @@ impl Trainer {
         let mut trainer = Self {
             config: config.clone(),
             model,
-            data: matrix,
-            order,
+            users,
+            feed,
             space,
             run,
             judge,
@@ -326,7 +363,7 @@ impl Trainer {
             best: None,
             counted: 0,
             looked: (Duration::ZERO, 0),
-            graph: None,
+            graphs: BTreeMap::new(),
         };
         if let Some(snapshot) = snapshot {
             if snapshot.weights.master() != Some(device.info().master) {
@@ -409,16 +446,14 @@ impl Trainer {
         })
     }
 
-    /// Half of the order and loss buffers that an epoch uses: the next epoch's order can be uploaded
-    /// while this one runs.
+    /// Half of the order and loss buffers that an epoch uses: the next epoch's order is uploaded while this one
+    /// runs.
     fn base(&self) -> u32 {
-        (self.progress.epoch % 2) * self.data.users()
+        (self.progress.epoch % 2) * self.users
     }
 
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
-        let (users, batch, base) = (self.data.users(), self.space.batch(), self.base());
-        let order = random::permutation(self.config.seed, stream::ORDER, self.progress.epoch, users);
-        self.order.write(base, &order)?;
+        let (users, batch, base) = (self.users, self.space.batch(), self.base());
         let (start, from) = (Instant::now(), self.progress.batch * batch);
         let mut clock = start;
         for first in (from..users).step_by(batch as usize) {
@@ -429,7 +464,7 @@ impl Trainer {
             let count = batch.min(users - first);
             let update = self.progress.update.checked_add(1).ok_or_else(|| Error::usage("too many updates"))?;
             self.space.set_step(&schedule::step(&self.config, update, base + first, count))?;
-            self.learn(count)?;
+            self.learn(first, count)?;
             self.progress.update = update;
             self.progress.batch += 1;
 
@@ -451,7 +486,12 @@ impl Trainer {
                 });
             }
         }
+        // The device is busy with what was issued: time for the host to make the next order.
+        if self.progress.epoch + 1 < self.config.epochs {
+            self.feed.arrange(self.progress.epoch + 1)?;
+        }
         self.count_losses(users)?;
+        let scale = self.run.scale()?;
         let seconds = start.elapsed().as_secs_f64();
         let n = f64::from(users);
         let mut report = EpochReport {
@@ -460,7 +500,8 @@ impl Trainer {
             nll: self.progress.nll / n,
             kl: self.progress.kl / n,
             kl_weight: schedule::kl_weight(&self.config, self.progress.update),
-            skipped: self.run.scale()?.skipped,
+            skipped: scale.skipped,
+            loss_scale: (self.model.device().info().loss_scale != 1.0).then_some(scale.scale),
             seconds,
             users_per_second: f64::from(users - from) / seconds,
             validation: None,
@@ -481,21 +522,24 @@ impl Trainer {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// One update. Every full batch issues the same calls, so they are captured where that is possible.
-    fn learn(&mut self, count: u32) -> Result<()> {
+    /// One update, on the batch of `count` users at position `first` of the epoch. Batches of one size in one set of
+    /// buffers issue the same calls, so these are captured where that is possible.
+    fn learn(&mut self, first: u32, count: u32) -> Result<()> {
         let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
-        let rows = self.data.listed(&self.order, 0, count);
+        let (rows, set) = self.feed.rows(self.progress.epoch, self.config.epochs, first, count)?;
         let device = self.model.device().clone();
         let mut queue = device.queue();
-        if !device.info().capture || count < self.space.batch() {
+        if !device.info().capture {
             return self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
         }
-        let graph = match self.graph {
-            Some(graph) => graph,
+        let graph = match self.graphs.get(&(set, count)) {
+            Some(graph) => *graph,
             None => {
                 queue.capture_begin()?;
                 self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
-                *self.graph.insert(queue.capture_end()?)
+                let graph = queue.capture_end()?;
+                self.graphs.insert((set, count), graph);
+                graph
             }
         };
         queue.replay(graph)

@@ -1,7 +1,11 @@
 //! What a case is put to: agreement with the reference, gradients, identities, noise, faults.
 
+use std::time::Instant;
+
 use vaecf_core::{
-    backend::{Backend, Buf, Curve, Fault, Host, HostMut, Info, Mat, Noise, Role, Rows, ScaleState, StepParams},
+    backend::{
+        Backend, Buf, Curve, Fault, Host, HostMut, Info, MARKS, Mark, Mat, Noise, Role, Rows, ScaleState, StepParams,
+    },
     forward_backend,
     random::{self, stream},
 };
@@ -461,6 +465,44 @@ fn reuse(q: &mut dyn Backend, numbers: Numbers) -> Tried<f64> {
         compare(got, wanted, &tolerance).map_err(|e| Wrong::Broken(format!("use number {turn}: {e}")))?;
     }
     for buf in [x, y, w, b, indptr, indices, users, values, step] {
+        q.free(buf);
+    }
+    Ok(0.0)
+}
+
+/// The queue's clock beside the host's, which surrounds it.
+pub(crate) fn clock(q: &mut dyn Backend) -> Tried<f64> {
+    let begin = Instant::now();
+    let first = q.mark()?;
+    let stride = q.info().align.max(64);
+    let mat = |buf| Mat { buf, rows: 64, cols: 64, stride, offset: 0 };
+    let len = 64 * u64::from(stride);
+    let [x, w, y] = [q.alloc(Role::Act, len)?, q.alloc(Role::Weight, len)?, q.alloc(Role::Act, len)?];
+    let bias = Mat { rows: 1, ..mat(w) };
+    let work = |q: &mut dyn Backend| (0..20).try_for_each(|_| q.linear(mat(x), mat(w), bias, Curve::Tanh, mat(y)));
+    work(q)?;
+    let second = q.mark()?;
+    work(q)?;
+    let third = q.mark()?;
+    let (early, late, whole) = (q.seconds(first, second)?, q.seconds(second, third)?, q.seconds(first, third)?);
+    let around = begin.elapsed().as_secs_f64();
+    let told = || format!("{early} and {late}, together {whole}, of {around} seconds");
+    // A clock ticks in microseconds, and two clocks differ a little.
+    let tick = 1e-5 + 0.01 * around;
+    ensure([early, late].iter().all(|&s| s.is_finite() && s >= 0.0), || format!("marks are out of order: {}", told()))?;
+    ensure((early + late - whole).abs() <= tick, || format!("times do not add up: {}", told()))?;
+    ensure(whole <= around + tick, || format!("more than the host's time: {}", told()))?;
+    let back = q.seconds(third, first)?;
+    ensure((whole + back).abs() <= tick, || format!("{back} seconds back where {whole} lead there"))?;
+    let none = q.seconds(third, third)?;
+    ensure(none.abs() <= tick, || format!("{none} seconds from a mark to itself"))?;
+    for _ in 1..MARKS {
+        q.mark()?;
+    }
+    let last = q.mark()?;
+    ensure(q.seconds(third, last).is_err(), || "a mark is known beyond the latest 4,096".into())?;
+    ensure(q.seconds(last, Mark(u64::MAX)).is_err(), || "a mark that was never given is known".into())?;
+    for buf in [x, w, y] {
         q.free(buf);
     }
     Ok(0.0)

@@ -20,6 +20,8 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Memory, "too large a buffer ends in a panic"),
     (Op::Memory, "numbers are cut instead of rounded"),
     (Op::Memory, "large buffers are not cleared"),
+    (Op::Memory, "the clock runs backwards"),
+    (Op::Memory, "seconds are milliseconds"),
     (Op::EncodeSparse, "lists of users are read in 16 bits"),
     (Op::Linear, "weights are those of the first use"),
     (Op::Linear, "the second tile both ways is wrong"),

@@ -68,7 +68,7 @@ impl<B: Backend> Narrow<B> {
 
 impl<B: Backend> Backend for Narrow<B> {
     forward_backend! { self, self.inner;
-        download sync encode_sparse_grad linear_grad_weight top_k
+        download sync encode_sparse_grad linear_grad_weight top_k mark seconds ceilings
     }
 
     fn info(&self) -> Info {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Result, Role, Rows,
-        StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result,
+        Role, Rows, StepParams,
     },
     forward_backend,
 };
@@ -69,6 +69,9 @@ impl<B: Backend + 'static> Backend for Recorded<B> {
     }
     fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result { self.outside()?.download(src, at, dst) }
     fn sync(&mut self) -> Result { self.outside()?.sync() }
+    fn mark(&mut self) -> Result<Mark> { self.outside()?.mark() }
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> { self.outside()?.seconds(from, to) }
+    fn ceilings(&mut self) -> Result<Ceilings> { self.outside()?.ceilings() }
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, c: Curve, n: Noise, s: Buf, y: Mat) -> Result { self.call(move |q| q.encode_sparse(x, w, b, c, n, s, y)) }
     fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, n: Noise, s: Buf, dw: Mat, db: Mat) -> Result { self.call(move |q| q.encode_sparse_grad(x, dy, n, s, dw, db)) }
     fn linear(&mut self, x: Mat, w: Mat, b: Mat, c: Curve, y: Mat) -> Result { self.call(move |q| q.linear(x, w, b, c, y)) }

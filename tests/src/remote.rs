@@ -8,7 +8,8 @@ use std::{
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Result, Role, Rows,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result,
+        Role, Rows,
     },
     device::Device,
 };
@@ -100,6 +101,9 @@ impl Backend for Remote {
     fn capture_begin(&mut self) -> Result { self.ask(|q| q.capture_begin())? }
     fn capture_end(&mut self) -> Result<Graph> { self.ask(|q| q.capture_end())? }
     fn replay(&mut self, graph: Graph) -> Result { self.ask(move |q| q.replay(graph))? }
+    fn mark(&mut self) -> Result<Mark> { self.ask(|q| q.mark())? }
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> { self.ask(move |q| q.seconds(from, to))? }
+    fn ceilings(&mut self) -> Result<Ceilings> { self.ask(|q| q.ceilings())? }
     fn join(&mut self, rank: u32, world: u32) -> Result { self.ask(move |q| q.join(rank, world))? }
     fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result { self.ask(move |q| q.all_reduce(buf, at, len))? }
     fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result { self.ask(move |q| q.broadcast(buf, len, root))? }

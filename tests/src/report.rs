@@ -112,6 +112,9 @@ pub struct Speed {
     pub flop: Option<f64>,
 }
 
+/// What a backend may leave out and still be whole.
+const OPTIONAL: [&str; 2] = ["capture", "mark"];
+
 /// What the suite has found: its `Display` is a table for a bug report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -225,7 +228,7 @@ impl Report {
             (0, 0) if known > 0 => "failed: nothing passed, all that ran is known to fail".into(),
             (0, 0) if absent.is_empty() => "failed: no trial was run".into(),
             (0, 0) => format!("failed: nothing passed, for want of {}", absent.join(", ")),
-            _ if absent.iter().any(|what| *what != "capture") => {
+            _ if absent.iter().any(|what| !OPTIONAL.contains(what)) => {
                 format!("incomplete: what is there is right; absent: {}", absent.join(", "))
             }
             _ => "passed".into(),

@@ -37,6 +37,8 @@ pub enum Check {
     Handles,
     /// What is uploaded after a first use counts in the second.
     Reuse,
+    /// Marks come in order, and the time between them is that of the queue.
+    Clock,
     /// The loss scale doubles after a number of good updates, where a backend scales; elsewhere it stays.
     Grows,
     /// The reference agrees, nothing else is touched, the same bits come twice where promised, a replay
@@ -67,6 +69,7 @@ impl Check {
             Self::OutOfMemory => "out_of_memory",
             Self::Handles => "handles",
             Self::Reuse => "reuse",
+            Self::Clock => "clock",
             Self::Grows => "grows",
             Self::Agrees => "agrees",
             Self::Differences => "differences",
@@ -157,7 +160,7 @@ impl Default for Options {
 pub fn plan(options: &Options) -> Vec<Trial> {
     let mut trials = Vec::new();
     let mut add = |check, case| trials.push(Trial { check, case, drawn: None });
-    for check in [Check::Holds, Check::OutOfMemory, Check::Handles, Check::Reuse] {
+    for check in [Check::Holds, Check::OutOfMemory, Check::Handles, Check::Reuse, Check::Clock] {
         add(check, Case::of(Op::Memory));
     }
     add(Check::Grows, Case::of(Op::Adam));
@@ -199,7 +202,7 @@ pub fn plan(options: &Options) -> Vec<Trial> {
 /// Whether a check is one of an operation's.
 fn applies(check: Check, op: Op) -> bool {
     match check {
-        Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => op == Op::Memory,
+        Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse | Check::Clock => op == Op::Memory,
         Check::Grows => op == Op::Adam,
         Check::Replays | Check::Planted | Check::Reaches => op == Op::Training,
         Check::TenSteps | Check::Oracle => op == Op::Step,
@@ -294,6 +297,7 @@ pub fn run(backend: &mut dyn Backend, trial: &Trial) -> Outcome {
 fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
     let tried = catch_unwind(AssertUnwindSafe(|| match check {
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => checks::memory(backend, check),
+        Check::Clock => checks::clock(backend),
         Check::Grows => checks::grows(backend),
         Check::Agrees if case.op == Op::Step => step::one(backend, case, false),
         Check::Agrees => checks::agrees(backend, case),

@@ -5,122 +5,47 @@
 //! them all. What is not here, or not implemented, or known to fail is shown as ignored with the reason.
 
 mod built;
+mod subjects;
 
-use std::{
-    path::Path,
-    process::ExitCode,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{path::Path, process::ExitCode};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use vaecf_core::{
-    backend::Backend,
-    plugin::{Request, load},
-};
+use subjects::Subject;
+use vaecf_core::plugin::{Request, load};
 use vaecf_cpu::Cpu;
-use vaecf_tests::{Known, Narrow, Options, Outcome, Recorded, plan, run_known};
+use vaecf_cuda::{Cuda, Precision};
+use vaecf_tests::{Narrow, Recorded};
 
-/// A backend under test.
-struct Subject {
-    name: &'static str,
-    /// The backend, or why it is absent.
-    backend: Result<Box<dyn Backend>, String>,
-    /// Sizes that want a real device, too.
-    full: bool,
+fn plugin(name: &'static str, full: bool, path: &Path) -> Subject {
+    Subject::new(name, full, load(path, &Request::default()))
 }
 
-impl Subject {
-    fn new<B: Backend + 'static>(name: &'static str, full: bool, backend: vaecf_core::Result<B>) -> Self {
-        let backend = backend.map(|backend| Box::new(backend) as Box<dyn Backend>).map_err(|e| e.to_string());
-        Self { name, backend, full }
-    }
-
-    fn plugin(name: &'static str, full: bool, path: &Path) -> Self {
-        Self::new(name, full, load(path, &Request::default()))
-    }
-
-    /// A shared library that nobody here has seen.
-    fn named() -> Self {
-        let name = "plugin of VAECF_PLUGIN";
-        match std::env::var_os("VAECF_PLUGIN") {
-            Some(path) => Self::plugin(name, true, Path::new(&path)),
-            None => Self { name, backend: Err("VAECF_PLUGIN names no shared library".into()), full: true },
-        }
+/// A shared library that nobody here has seen.
+fn named() -> Subject {
+    let name = "plugin of VAECF_PLUGIN";
+    match std::env::var_os("VAECF_PLUGIN") {
+        Some(path) => plugin(name, true, Path::new(&path)),
+        None => Subject { name, backend: Err("VAECF_PLUGIN names no shared library".into()), full: true },
     }
 }
 
-fn subjects() -> Vec<Subject> {
+fn cuda(name: &'static str, precision: Precision) -> Subject {
+    Subject::new(name, true, Cuda::open(&vaecf_cuda::Options { precision, ..Default::default() }))
+}
+
+fn main() -> ExitCode {
     let single = || Cpu::<f32>::new(Some(2));
-    vec![
+    let subjects = vec![
         Subject::new("cpu f32", true, single()),
         Subject::new("cpu f64", true, Cpu::<f64>::new(Some(2))),
         Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu)))),
         Subject::new("narrow bf16", false, single().map(Narrow::bf16)),
-        Subject::plugin("plugin in C", true, built::plugin_c()),
-        Subject::plugin("plugin in Rust", false, built::plugin_rust()),
-        Subject::named(),
-    ]
-}
-
-/// The command that repeats a trial.
-fn again(name: &str, line: &str) -> String {
-    let plugin = std::env::var("VAECF_PLUGIN").map(|path| format!("VAECF_PLUGIN='{path}' ")).unwrap_or_default();
-    format!("{plugin}VAECF_TRIAL='{line}' cargo test -p vaecf-tests --test conformance -- '{name}'")
-}
-
-fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let seed = std::env::var("VAECF_SEED").map_or(1, |seed| seed.parse().expect("VAECF_SEED is a whole number"));
-    let known = Arc::new(Known::listed().expect("tests/known.toml can be read"));
-    let mut trials = Vec::new();
-    // How many passed, by backend: one that is here and has nothing that passes is no success.
-    let mut passed: Vec<(&str, Arc<AtomicUsize>)> = Vec::new();
-    for Subject { name, backend, full } in subjects() {
-        let backend = match backend {
-            Ok(backend) => Arc::new(Mutex::new(backend)),
-            Err(why) => {
-                trials.push(Trial::ignorable_test(name, move || Ok(Completion::ignored_with(why))));
-                continue;
-            }
-        };
-        let all = match std::env::var("VAECF_TRIAL") {
-            Ok(line) => vec![line.parse().expect("VAECF_TRIAL is the line of a trial")],
-            Err(_) => plan(&Options { seed, full, ..Options::default() }),
-        };
-        assert!(!all.is_empty(), "no trials at all");
-        let count = Arc::new(AtomicUsize::new(0));
-        passed.push((name, Arc::clone(&count)));
-        for trial in all {
-            let (backend, known, count) = (Arc::clone(&backend), Arc::clone(&known), Arc::clone(&count));
-            let line = format!("{name}: {trial}");
-            trials.push(Trial::ignorable_test(line, move || {
-                let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
-                match run_known(&mut **backend, &known, &trial) {
-                    Outcome::Passed { .. } => {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        Ok(Completion::Completed)
-                    }
-                    Outcome::NotImplemented { what } => {
-                        Ok(Completion::ignored_with(format!("{what} is not implemented")))
-                    }
-                    Outcome::Known { reason } => Ok(Completion::ignored_with(format!("known to fail: {reason}"))),
-                    Outcome::Failed { what, repeat } => {
-                        Err(Failed::from(format!("{what}\nrepeat: {}", again(name, &repeat))))
-                    }
-                }
-            }));
-        }
-    }
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
-    for (name, count) in passed {
-        if whole && count.load(Ordering::Relaxed) == 0 {
-            eprintln!("{name}: no trial passed, which is a failure");
-            return ExitCode::FAILURE;
-        }
-    }
-    conclusion.exit_code()
+        plugin("plugin in C", true, built::plugin_c()),
+        plugin("plugin in Rust", false, built::plugin_rust()),
+        named(),
+        cuda("cuda f32", Precision::F32),
+        cuda("cuda tf32", Precision::Tf32),
+        cuda("cuda f16", Precision::F16),
+        cuda("cuda bf16", Precision::Bf16),
+    ];
+    subjects::run("conformance", subjects)
 }

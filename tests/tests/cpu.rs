@@ -143,3 +143,15 @@ fn approximations_in_single_precision_hold_their_bounds() {
     assert_eq!((100.0_f32.expo(), (-100.0_f32).expo(), 0.0_f32.expo()), (f32::INFINITY, 0.0, 1.0));
     assert_eq!((f32::INFINITY.tanh_(), f32::NEG_INFINITY.tanh_(), 0.0_f32.tanh_()), (1.0, -1.0, 0.0));
 }
+
+/// Limits that anything measured stays below, in both precisions.
+#[test]
+fn ceilings_are_those_of_a_machine() {
+    let measured = |backend: &mut dyn Backend| backend.ceilings().unwrap();
+    for ceilings in [measured(&mut Cpu::<f32>::new(Some(2)).unwrap()), measured(&mut Cpu::<f64>::new(Some(2)).unwrap())]
+    {
+        // From a small board to a large server, by an order of magnitude on both sides.
+        assert!((1e8..1e14).contains(&ceilings.copy), "{ceilings:?}");
+        assert!((1e7..1e16).contains(&ceilings.products), "{ceilings:?}");
+    }
+}

@@ -185,6 +185,8 @@ fn renames() -> HashMap<String, String> {
         "ScaleState",
         "Master",
         "Graph",
+        "Mark",
+        "Ceilings",
         "HostType",
         "Code",
     ];

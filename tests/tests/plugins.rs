@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use vaecf_core::{
     Kind,
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Mat, Result, Role, Rows, ScaleState, StepParams,
+        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Mark, Mat, Result, Role, Rows, ScaleState, StepParams,
     },
     config::{Member, ModelConfig, TrainConfig},
     device::Device,
@@ -159,6 +159,9 @@ fn what_is_null_is_unsupported_or_the_default() {
     assert_eq!(backend.capture_begin(), Err(Fault::Unsupported("capture")));
     assert_eq!(backend.capture_end(), Err(Fault::Unsupported("capture")));
     assert_eq!(backend.replay(Graph(1)), Err(Fault::Unsupported("replay")));
+    assert_eq!(backend.mark(), Err(Fault::Unsupported("mark")));
+    assert_eq!(backend.seconds(Mark(0), Mark(0)), Err(Fault::Unsupported("seconds")));
+    assert_eq!(backend.ceilings(), Err(Fault::Unsupported("ceilings")));
 }
 
 #[test]
@@ -397,7 +400,10 @@ proptest! {
         }
         let inside = all_bits(Box::new(Cpu::<f64>::new(Some(2)).unwrap()), &case);
         // SAFETY: the entry point is made by `export::fill`.
-        let through = unsafe { link(cpu, "cpu", &asked("f64", 2)) }.unwrap();
+        let mut through = unsafe { link(cpu, "cpu", &asked("f64", 2)) }.unwrap();
+        let (first, second) = (through.mark().unwrap(), through.mark().unwrap());
+        prop_assert!(through.seconds(first, second).unwrap() > 0.0);
+        prop_assert!(matches!(through.seconds(first, Mark(2)), Err(Fault::Other(_))));
         prop_assert_eq!(inside, all_bits(through, &case));
     }
 }

@@ -1,20 +1,27 @@
 //! Training as a whole: it finds what is planted, repeats itself, goes on where it stopped, and ends
 //! when it should.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
 use proptest::prelude::*;
 use vaecf_core::{
-    backend::Curve,
+    backend::{self, Backend, Buf, Curve, Host, Info, Role, Rows},
     config::{Member, ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
     evaluate::{Judge, Options},
+    forward_backend,
     math::Real,
+    matrix::Matrix,
     metrics::Metric,
     popularity::Popularity,
-    trainer::{Ending, EpochReport, Observer, Pace, Plan, Snapshot, Trainer},
+    trainer::{Ending, EpochReport, Observer, Pace, Placement, Plan, Snapshot, Trainer},
 };
 use vaecf_cpu::Cpu;
-use vaecf_tests::planted;
+use vaecf_tests::{Recorded, planted};
 
 fn device<T: Real>(threads: usize) -> Device {
     Device::new(Box::new(Cpu::<T>::new(Some(threads)).unwrap()))
@@ -165,7 +172,7 @@ fn a_run_that_cannot_fit_is_refused_before_it_starts() {
     let data = planted::circles(4, 5).unwrap();
     let config = ModelConfig { hidden: vec![1 << 20, 1 << 20], ..ModelConfig::of(Member::MultVae) };
     let device = device::<f32>(1);
-    let plan = Plan::new(&device, &config, &quick(), &data).unwrap();
+    let plan = Plan::new(&device, &config, &quick(), &data, Placement::Auto).unwrap();
     assert!(plan.total() > 16 << 40, "{plan:?}");
     let error = Trainer::new(&device, &config, &quick(), &data, None).err().unwrap();
     assert_eq!(error.kind(), vaecf_core::Kind::Device);
@@ -206,4 +213,219 @@ fn an_empty_training_part_and_weights_above_one_for_the_logistic_member_are_refu
     let heavy = Dataset { train, ..data };
     let error = Trainer::new(&device::<f32>(1), &small(Member::LogisticVae), &quick(), &heavy, None).err().unwrap();
     assert!(error.to_string().contains("between 0 and 1"), "{error}");
+}
+
+/// What a device was asked for.
+#[derive(Debug, Default)]
+struct Told {
+    /// Bytes of the live buffers of indices and values.
+    live: HashMap<Buf, (Role, u64)>,
+    /// Allocations and frees, and the steps after which they happened.
+    changes: Vec<u32>,
+    /// Updates so far.
+    steps: u32,
+    /// Row starts that a step read, in turn, and where rows were uploaded to.
+    calls: Vec<(bool, Buf)>,
+}
+
+/// A device of its own memory, that captures nothing and writes down what it is asked for.
+struct Witness {
+    inner: Cpu<f32>,
+    memory: Option<u64>,
+    told: Arc<Mutex<Told>>,
+}
+
+impl Witness {
+    fn device(memory: Option<u64>) -> (Device, Arc<Mutex<Told>>) {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let inner = Cpu::new(Some(1)).unwrap();
+        (Device::new(Box::new(Self { inner, memory, told: Arc::clone(&told) })), told)
+    }
+}
+
+impl Backend for Witness {
+    forward_backend! { self, self.inner;
+        download sync linear linear_grad_weight linear_grad_input encode_sparse_grad
+        sample_latent sample_latent_grad likelihood top_k logits_rows decode_loss_grad recommend
+    }
+
+    fn info(&self) -> Info {
+        Info { memory: self.memory, host_memory: false, ..self.inner.info() }
+    }
+
+    fn alloc(&mut self, role: Role, len: u64) -> backend::Result<Buf> {
+        let buf = self.inner.alloc(role, len)?;
+        let mut told = self.told.lock().unwrap();
+        let step = told.steps;
+        told.changes.push(step);
+        told.live.insert(buf, (role, 4 * len));
+        Ok(buf)
+    }
+
+    fn free(&mut self, buf: Buf) {
+        let mut told = self.told.lock().unwrap();
+        let step = told.steps;
+        told.changes.push(step);
+        told.live.remove(&buf);
+        self.inner.free(buf);
+    }
+
+    fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> backend::Result {
+        if matches!(src, Host::U32(_)) {
+            self.told.lock().unwrap().calls.push((false, dst));
+        }
+        self.inner.upload(dst, at, src)
+    }
+
+    fn encode_sparse(
+        &mut self,
+        x: Rows,
+        w: backend::Mat,
+        b: backend::Mat,
+        curve: Curve,
+        noise: backend::Noise,
+        step: Buf,
+        y: backend::Mat,
+    ) -> backend::Result {
+        self.told.lock().unwrap().calls.push((true, x.indptr));
+        self.inner.encode_sparse(x, w, b, curve, noise, step, y)
+    }
+
+    fn adam(
+        &mut self,
+        w: Buf,
+        dw: Buf,
+        m: Buf,
+        v: Buf,
+        len: u64,
+        decayed: u64,
+        step: Buf,
+        scale: Buf,
+    ) -> backend::Result {
+        self.told.lock().unwrap().steps += 1;
+        self.inner.adam(w, dw, m, v, len, decayed, step, scale)
+    }
+}
+
+/// Circles in which some users have many events, some none, and all of them weights where that is asked for.
+fn uneven(circles: u32, weights: bool) -> Dataset {
+    let data = planted::circles(circles, 5).unwrap();
+    let items = data.train.items();
+    let rows = (0..data.train.users()).map(|user| {
+        let row: Vec<(u32, f32)> = match user % 7 {
+            3 => Vec::new(),
+            5 => (0..items).map(|item| (item, 0.5)).collect(),
+            _ => data.train.row(user).iter().map(|&item| (item, 0.25 + f32::from(u8::from(item % 2 == 0)))).collect(),
+        };
+        row
+    });
+    Dataset { train: Matrix::from_pairs(items, rows, weights).unwrap(), ..data }
+}
+
+/// The bytes of the smallest halves through which batches can pass, from what is said where they are smaller.
+fn least(train: &TrainConfig, data: &Dataset) -> u64 {
+    let placement = Placement::Streamed { bytes: 0 };
+    let error = Plan::new(&device::<f32>(1), &small(Member::MultVae), train, data, placement).err().unwrap();
+    let text = error.to_string();
+    assert!(text.contains("allow as many, or use a smaller batch"), "{text}");
+    let words: Vec<_> = text.split(' ').collect();
+    words[words.iter().position(|word| *word == "take").unwrap() + 1].parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Data that pass through the device give the bits of data that lie there: weights, moments, losses, best weights;
+    /// also in a run that goes on in the middle of an epoch, under the one or the other.
+    #[test]
+    fn a_streamed_run_is_the_resident_one(
+        member in proptest::sample::select(Member::ALL.to_vec()),
+        weights in any::<bool>(),
+        batch in 1_u32..90,
+        room in 0_u64..2500,
+        stop_before in 0_u32..30,
+        resident_first in any::<bool>(),
+    ) {
+        let weights = weights && member != Member::LogisticVae;
+        let data = uneven(4, weights);
+        let train = TrainConfig { batch, epochs: 4, validate_every: 2, ..quick() };
+        let config = small(member);
+        let streamed = Placement::Streamed { bytes: least(&train, &data) + room };
+        let run_on = |device: Device, placement, snapshot, stop_before| {
+            let mut watch = Watch { stop_before, ..Watch::default() };
+            let mut trainer = Trainer::placed(&device, &config, &train, &data, placement, snapshot).unwrap();
+            trainer.run(&mut watch).unwrap();
+            watch.last.unwrap()
+        };
+        let run = |placement, snapshot, stop_before| run_on(device::<f32>(1), placement, snapshot, stop_before);
+        let whole = run(Placement::Resident, None, None);
+        prop_assert_eq!(&run(streamed, None, None), &whole);
+        // Steps are captured for each set, and for each size of batch.
+        let captures = Device::new(Box::new(Recorded::new(Cpu::<f32>::new(Some(1)).unwrap())));
+        prop_assert_eq!(&run_on(captures, streamed, None, None), &whole);
+        let (first, second) =
+            if resident_first { (Placement::Resident, streamed) } else { (streamed, Placement::Resident) };
+        let stopped = run(first, None, Some(stop_before));
+        prop_assert_eq!(&run(second, Some(stopped.clone()), None), &whole);
+        prop_assert_eq!(&run(streamed, Some(stopped), None), &whole);
+    }
+}
+
+#[test]
+fn streaming_keeps_to_its_bytes_allocates_nothing_on_the_way_and_uploads_ahead() {
+    let data = uneven(12, true);
+    let train = TrainConfig { batch: 2, epochs: 3, ..quick() };
+    let bytes = least(&train, &data) + 300;
+    let (device, told) = Witness::device(None);
+    let placement = Placement::Streamed { bytes };
+    let config = small(Member::MultVae);
+    let plan = Plan::new(&device, &config, &train, &data, placement).unwrap();
+    let resident = Plan::new(&device, &config, &train, &data, Placement::Resident).unwrap();
+    assert!(plan.streamed.is_some_and(|streamed| streamed <= bytes) && resident.streamed.is_none());
+    // The chunks are a fraction of the data: else nothing is shown here.
+    assert!(data.train.events() * 8 > bytes, "{bytes} bytes for {} events", data.train.events());
+    let unvalidated = Dataset { validation: None, ..data.clone() };
+    let mut trainer = Trainer::placed(&device, &config, &train, &unvalidated, placement, None).unwrap();
+    let of = |told: &Told, roles: &[Role]| -> u64 {
+        told.live.values().filter(|(role, _)| roles.contains(role)).map(|(_, bytes)| bytes).sum()
+    };
+    // Of indices and values there are, beside the data, the two halves of order and losses.
+    let users = u64::from(data.train.users());
+    assert_eq!(of(&told.lock().unwrap(), &[Role::Index, Role::Value]) - 2 * users * 12, plan.streamed.unwrap());
+    told.lock().unwrap().calls.clear();
+    trainer.run(&mut ()).unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told.changes.iter().filter(|&&step| step > 0).count(), 0, "{:?}", told.changes);
+    // Each set is filled before the first step on the other one, so that both can go on at once.
+    let mut steps = told.calls.iter().enumerate().filter(|(_, (step, _))| *step);
+    let (mut turns, mut now) = (0, steps.next().unwrap().1.1);
+    for (at, &(_, set)) in steps {
+        if set != now {
+            let since = told.calls[..at].iter().rev().take_while(|(step, _)| !step);
+            let filled: Vec<Buf> = since.map(|(_, buf)| *buf).collect();
+            // After the last chunk of the last epoch nothing comes.
+            let next = filled.contains(&now) || (filled.is_empty() && !told.calls[at..].iter().any(|(step, _)| !step));
+            assert!(next, "the other set is filled as this one begins");
+            assert!(!filled.contains(&set), "a set is filled before it is computed on, not as it begins");
+            (turns, now) = (turns + 1, set);
+        }
+    }
+    assert!(turns > 10, "{turns} turns");
+}
+
+#[test]
+fn what_the_device_has_decides_whether_data_are_streamed() {
+    let data = uneven(12, false);
+    let (config, train) = (small(Member::MultVae), TrainConfig { batch: 4, ..quick() });
+    let plan = |memory| Plan::new(&Witness::device(memory).0, &config, &train, &data, Placement::Auto).unwrap();
+    let whole = plan(None);
+    assert_eq!(plan(Some(whole.total())).streamed, None);
+    let tight = plan(Some(whole.total() - 1));
+    assert!(tight.streamed.is_some() && tight.total() < whole.total() && tight.check().is_ok(), "{tight:?}");
+    // Too little for any chunk: refused, with what is missing.
+    let error = plan(Some(whole.total() / 2)).check().err().unwrap();
+    assert!(error.to_string().contains("are free"), "{error}");
+    // A host that computes in its own memory gains nothing.
+    let on_host = Plan::new(&device::<f32>(1), &config, &train, &data, Placement::Auto).unwrap();
+    assert_eq!(on_host.streamed, None);
 }

@@ -17,7 +17,7 @@ use vaecf_core::{
     ratings::{ReadOptions, Source},
     recommend::{Catalogue, Recommender},
     split::{Filter, HeldOut, Split},
-    trainer::Ending,
+    trainer::{Ending, Placement},
 };
 
 use super::{
@@ -109,7 +109,9 @@ impl Demo {
         context.settings.set(&train)?;
         let device = context.device()?;
         let model_folder = ModelFolder::new(folder.join("model"));
-        let job = Job { data: &data, device: &device, folder: model_folder.clone(), model, train, threshold: None };
+        let (placement, threshold) = (Placement::Auto, None);
+        let job =
+            Job { data: &data, device: &device, folder: model_folder.clone(), model, train, placement, threshold };
         let (card, ending) = job.run(None, false, &context, Format::Table)?;
         if ending == Ending::Interrupted {
             return Err(Stop::Interrupted);

@@ -7,7 +7,7 @@ use vaecf_core::plugin::abi::VERSION;
 use super::Context;
 use crate::{
     backend,
-    options::Precision,
+    options::{Global, Precision},
     output::{Done, Format, Table, bytes, print, print_json},
 };
 
@@ -38,40 +38,49 @@ struct Finding {
     works: bool,
     /// The device, or why there is none.
     about: String,
+    /// What else the backend knows of it, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<(String, String)>,
 }
 
 impl Doctor {
     pub(crate) fn run(&self, context: &Context) -> Done {
-        let quiet = crate::output::Ui { notes: false, ..context.ui };
-        let mut global = context.global.clone();
-        (global.backend, global.device, global.precision) = ("cpu".into(), 0, Precision::Auto);
-        let cpu = backend::open(&global, &quiet);
-        let memory_free = cpu.as_ref().ok().and_then(vaecf_core::device::Device::memory);
-        let cpu = match &cpu {
-            Ok(device) => {
-                let info = device.info();
-                let same = if info.deterministic { "same bits every run" } else { "bits may differ from run to run" };
-                Finding {
-                    name: "cpu",
-                    works: true,
-                    about: format!("{}; f32, f64 as the reference; {same}", info.device),
+        let mut memory_free = None;
+        let mut find = |row: &backend::Row| {
+            let global = Global { device: 0, precision: Precision::Auto, ..context.global.clone() };
+            let (works, about) = match row.open(&global) {
+                Ok(backend) => {
+                    let info = backend.info();
+                    memory_free = info.memory.filter(|_| info.host_memory).or(memory_free);
+                    let same = match info.deterministic {
+                        true => "same bits every run",
+                        false => "bits may differ from run to run",
+                    };
+                    let precision = match row.name {
+                        "cpu" => "f32, f64 as the reference",
+                        _ => &info.precision,
+                    };
+                    (true, format!("{}; {precision}; {same}", info.device))
                 }
-            }
-            Err(error) => Finding { name: "cpu", works: false, about: error.to_string() },
+                Err(error) => (false, error.to_string()),
+            };
+            Finding { name: row.name, works, about, details: (row.details)() }
         };
-        let absent = backend::ABSENT.map(|(name, why)| Finding { name, works: false, about: why.into() });
+        let mut backends: Vec<_> = backend::ALL.iter().map(&mut find).collect();
         let plugins = Finding {
             name: "plugins",
             works: true,
             about: format!("shared libraries for version {VERSION} of the interface: --backend ./libmine.so"),
+            details: Vec::new(),
         };
+        backends.push(plugins);
         let findings = Findings {
             version: env!("CARGO_PKG_VERSION"),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             vectors: vectors(),
             memory_free,
-            backends: std::iter::once(cpu).chain(absent).chain([plugins]).collect(),
+            backends,
         };
         match self.format {
             Format::Json => print_json(&findings),
@@ -90,9 +99,12 @@ fn table(findings: &Findings) -> String {
     text += &line("vectors", &vectors);
     text += &line("free", &format!("{memory} of memory"));
     let mut table = Table(Vec::new());
-    for Finding { name, works, about } in backends {
+    for Finding { name, works, about, details } in backends {
         let state = if *works { "works " } else { "absent" };
         table.row([format!("{name:<10}{state}  {about}")]);
+        for (what, is) in details {
+            table.row([format!("{:<18}{what}: {is}", "")]);
+        }
     }
     format!("{text}\nbackends\n{table}")
 }

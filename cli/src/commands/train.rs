@@ -21,7 +21,7 @@ use vaecf_core::{
     metrics::Metric,
     prepared,
     split::Threshold,
-    trainer::{Best, Ending, EpochReport, Observer, Pace, Plan, Snapshot, Trainer},
+    trainer::{Best, Ending, EpochReport, Observer, Pace, Placement, Plan, Snapshot, Trainer},
 };
 
 use super::Context;
@@ -128,6 +128,10 @@ pub(crate) struct Train {
     /// Validations without a better figure after which training stops; 0 never stops early
     #[arg(long, value_name = "N", help_heading = "Training")]
     patience: Option<u32>,
+    /// Bytes of the device for the training data, such as 8GiB; more than that pass through in chunks, with the
+    /// very same result. auto: all of them where they fit, else as many as do; all: all of them
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = placement, help_heading = "Training")]
+    data_memory: Placement,
     /// Seconds between checkpoints; one is always written at the end
     #[arg(long, value_name = "SECONDS", help_heading = "Training")]
     checkpoint_seconds: Option<f64>,
@@ -169,6 +173,24 @@ fn member(text: &str) -> std::result::Result<Member, String> {
     Member::ALL.into_iter().find(|member| member.name() == text).ok_or(format!("choose from {names}"))
 }
 
+fn placement(text: &str) -> std::result::Result<Placement, String> {
+    match text {
+        "auto" => Ok(Placement::Auto),
+        "all" => Ok(Placement::Resident),
+        _ => size(text).map(|bytes| Placement::Streamed { bytes }).ok_or("auto, all, or a size such as 512MiB".into()),
+    }
+}
+
+/// Bytes: a number, which may end in KiB, MiB, GiB or TiB.
+fn size(text: &str) -> Option<u64> {
+    let (number, power) = ["KiB", "MiB", "GiB", "TiB"]
+        .iter()
+        .zip(1..)
+        .find_map(|(unit, power)| Some((text.strip_suffix(unit)?, power)))
+        .unwrap_or((text, 0));
+    number.trim_end().parse::<u64>().ok()?.checked_mul(1 << (10 * power))
+}
+
 fn curve(text: &str) -> std::result::Result<Curve, String> {
     match text {
         "tanh" => Ok(Curve::Tanh),
@@ -199,7 +221,8 @@ impl Train {
         context.settings.set(&model)?;
         context.settings.set(&train)?;
         let device = context.device()?;
-        let job = Job { data: &data, device: &device, folder, model, train, threshold: threshold(&self.data)? };
+        let (placement, threshold) = (self.data_memory, threshold(&self.data)?);
+        let job = Job { data: &data, device: &device, folder, model, train, placement, threshold };
         let (card, ending) = job.run(resumed, self.force, &context, self.format)?;
         if ending == Ending::Interrupted {
             let again = format!("vaecf train {} -o {} --resume", self.data.display(), self.output.display());
@@ -293,6 +316,8 @@ pub(crate) struct Job<'a> {
     pub(crate) folder: ModelFolder,
     pub(crate) model: ModelConfig,
     pub(crate) train: TrainConfig,
+    /// Where the training data lie.
+    pub(crate) placement: Placement,
     /// What the data were prepared with.
     pub(crate) threshold: Option<Threshold>,
 }
@@ -307,12 +332,12 @@ impl Job<'_> {
         format: Format,
     ) -> Done<(Card, Ending)> {
         self.train.check()?;
-        let plan = Plan::new(self.device, &self.model, &self.train, self.data)?;
+        let plan = Plan::new(self.device, &self.model, &self.train, self.data, self.placement)?;
         announce(&plan, self, context);
         let (card, snapshot) = resumed.map_or((None, None), |(card, snapshot)| (Some(card), snapshot));
         let after = snapshot.as_ref().map(|snapshot| snapshot.progress.epoch);
         // The folder is touched only once it is known that the run can begin.
-        let mut trainer = Trainer::new(self.device, &self.model, &self.train, self.data, snapshot)?;
+        let mut trainer = Trainer::placed(self.device, &self.model, &self.train, self.data, self.placement, snapshot)?;
         let mut card = match card {
             Some(card) => Card { train: self.train.clone(), ending: None, ..card },
             None => Card { threshold: self.threshold, ..self.begin(force)? },
@@ -351,7 +376,13 @@ impl Job<'_> {
         card.ending = Some(ending);
         card.best = trainer.progress().best;
         self.folder.write_card(&card)?;
-        watch.line("end", &json!({ "ending": ending, "best": card.best, "epoch": trainer.progress().epoch }));
+        let progress = trainer.progress();
+        let mut end = json!({ "ending": ending, "best": card.best, "epoch": progress.epoch });
+        if self.device.info().loss_scale != 1.0 {
+            end["loss_scale"] = json!(progress.scale.scale);
+            end["skipped"] = json!(progress.scale.skipped);
+        }
+        watch.line("end", &end);
         Ok((card, ending))
     }
 
@@ -405,6 +436,12 @@ fn announce(plan: &Plan, job: &Job<'_>, context: &Context) {
         bytes(plan.activations),
         bytes(plan.data),
     ));
+    if let Some(streamed) = plan.streamed {
+        context.ui.note(format_args!(
+            "the training data pass through {} of the device in chunks; the result is that of a run that holds them all",
+            bytes(streamed)
+        ));
+    }
     if data.validation.is_none() {
         context.ui.warn("there is no validation part: the last epoch is the result, and nothing stops early");
     }
@@ -498,8 +535,10 @@ impl Observer for Watch<'_> {
         self.best = report.validation.or(self.best);
         let figure = if report.validation.is_some() { self.figure() } else { String::new() };
         let mark = if report.is_best { " (best)" } else { "" };
-        let EpochReport { epoch, nll, kl, users_per_second, .. } = report;
-        let text = format!("epoch {epoch}: loss {nll:.3}, KL {kl:.3}{figure}{mark}, {users_per_second:.0} users/s");
+        let EpochReport { epoch, nll, kl, users_per_second, skipped, loss_scale, .. } = report;
+        let scale = loss_scale.map_or_else(String::new, |scale| format!(", loss scale {scale}, {skipped} skipped"));
+        let text =
+            format!("epoch {epoch}: loss {nll:.3}, KL {kl:.3}{figure}{mark}, {users_per_second:.0} users/s{scale}");
         if self.bar.is_hidden() {
             self.ui.note(text);
         } else if self.ui.details {

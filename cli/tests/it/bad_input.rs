@@ -342,7 +342,7 @@ fn wrong_words_on_the_command_line() {
         (["--lr", "NaN"], "learning rate"),
         (["--lr", "-1"], "learning rate"),
         (["--latent", "0"], "units"),
-        (["--backend", "cuda"], "no CUDA backend"),
+        (["--backend", "wgpu"], "choose auto"),
         (["--backend", "tpu"], "the path of a shared library"),
         (["--device", "3"], "one device"),
         (["--precision", "f16"], "f32"),

@@ -289,8 +289,9 @@ fn the_log_is_json_lines() {
 fn doctor_completions_and_man_pages() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let found = json(&run(dir.path(), &["doctor", "--format", "json"], 0).stdout);
-    assert_eq!((&found["backends"][0]["name"], &found["backends"][0]["works"]), (&"cpu".into(), &true.into()));
-    assert!(run(dir.path(), &["doctor"], 0).stdout.contains("no CUDA backend"));
+    let backends = found["backends"].as_array().expect("a list");
+    assert!(backends.iter().any(|row| row["name"] == "cpu" && row["works"] == true), "{found}");
+    assert!(run(dir.path(), &["doctor"], 0).stdout.contains("no cuda backend"));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(run(dir.path(), &["completions", shell], 0).stdout.contains("recommend"), "{shell}");
     }

@@ -58,6 +58,22 @@ fn a_run_repeats() {
     assert!(bits(dir.path(), "a") == bits(dir.path(), "d"), "the number of threads changes the bits");
 }
 
+/// Where the data lie changes no bit, is no setting of the run, and may change when it goes on.
+#[test]
+fn data_that_pass_through_the_device_give_the_same_bits() {
+    let dir = prepared();
+    train(dir.path(), &["-o", "whole", "--epochs", "3"]);
+    train(dir.path(), &["-o", "chunks", "--epochs", "2", "--data-memory", "1MiB"]);
+    run(dir.path(), &["train", "data", "-q", "-o", "chunks", "--resume", "--epochs", "3", "--data-memory", "all"], 0);
+    assert!(bits(dir.path(), "whole") == bits(dir.path(), "chunks"));
+    assert!(!fs::read_to_string(dir.path().join("chunks/run.toml")).expect("a run file").contains("data-memory"));
+    let log = fs::read_to_string(dir.path().join("chunks/training.jsonl")).expect("a log");
+    assert!(log.contains(r#""streamed":"#), "{log}");
+    let with = |size| ["train", "data", "-o", "none", "--data-memory", size];
+    fails(dir.path(), &with("9"), 2, &["9 bytes", "smaller batch"]);
+    assert!(run(dir.path(), &with("much"), 2).stderr.contains("512MiB"));
+}
+
 /// Killed again and again, wherever it happens to be, a run still ends with the same bits.
 #[test]
 fn a_run_survives_being_killed() {

@@ -55,7 +55,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::backend::{self, Buf, Curve, Fault, Graph, LikelihoodKind, Mat, Noise, Result, Role, Rows};
+use crate::backend::{self, Buf, Ceilings, Curve, Fault, Graph, LikelihoodKind, Mark, Mat, Noise, Result, Role, Rows};
 
 /// The version of the border that this is.
 pub const VERSION: u32 = 1;
@@ -349,6 +349,12 @@ pub struct VTableV1 {
     pub all_reduce: Option<unsafe extern "C" fn(ctx: *mut c_void, buf: Buf, at: u64, len: u64) -> i32>,
     /// [`Backend::broadcast`](backend::Backend::broadcast)
     pub broadcast: Option<unsafe extern "C" fn(ctx: *mut c_void, buf: Buf, len: u64, root: u32) -> i32>,
+    /// [`Backend::mark`](backend::Backend::mark)
+    pub mark: Option<unsafe extern "C" fn(ctx: *mut c_void, mark: *mut Mark) -> i32>,
+    /// [`Backend::seconds`](backend::Backend::seconds)
+    pub seconds: Option<unsafe extern "C" fn(ctx: *mut c_void, from: Mark, to: Mark, seconds: *mut f64) -> i32>,
+    /// [`Backend::ceilings`](backend::Backend::ceilings)
+    pub ceilings: Option<unsafe extern "C" fn(ctx: *mut c_void, ceilings: *mut Ceilings) -> i32>,
 }
 
 /// The function that a plugin exports.
@@ -424,7 +430,7 @@ macro_rules! by_value {
         }
     )*};
 }
-by_value!(u32, u64, Buf, Graph);
+by_value!(u32, u64, Buf, Graph, Mark);
 
 macro_rules! by_pointer {
     ($($type:ty),*) => {$(
@@ -532,6 +538,15 @@ macro_rules! operations {
             join(rank: u32, world: u32);
             all_reduce(buf: Buf, at: u64, len: u64);
             broadcast(buf: Buf, len: u64, root: u32);
+        }
+    };
+    // What gives something back, which C writes behind a last pointer.
+    (giving: $do:ident) => {
+        $do! {
+            capture_end() -> Graph = Graph(0);
+            mark() -> Mark = Mark(0);
+            seconds(from: Mark, to: Mark) -> f64 = 0.0;
+            ceilings() -> Ceilings = Ceilings { copy: 0.0, products: 0.0 };
         }
     };
 }

@@ -17,8 +17,8 @@ use super::{
     abi::{self, Code, Cross, HostType, SMALLEST, VERSION, VTableV1, operations, write_text},
 };
 use crate::backend::{
-    Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Likelihood, Mat, Noise, Result, Rows, ScaleState,
-    StepParams,
+    Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Likelihood, Mark, Mat, Noise, Result, Rows,
+    ScaleState, StepParams,
 };
 
 /// Exports a backend from a shared library (`crate-type = ["cdylib"]`).
@@ -150,14 +150,14 @@ fn describe<B: Backend>(table: &mut VTableV1) {
     table.download = Some(download::<B>);
     table.sync = Some(sync::<B>);
     table.logits_rows = Some(logits_rows::<B>);
-    table.capture_end = Some(capture_end::<B>);
     macro_rules! enter {
-        ($($name:ident($($arg:ident: $kind:ident),*);)*) => {
+        ($($name:ident($($arg:ident: $kind:ident),*) $(-> $out:ident = $none:expr)?;)*) => {
             $(table.$name = Some($name::<B>);)*
         };
     }
     operations!(required: enter);
     operations!(provided: enter);
+    operations!(giving: enter);
 }
 
 /// Runs what is not ours to trust: a panic becomes its text.
@@ -384,17 +384,6 @@ unsafe extern "C" fn logits_rows<B: Backend>(ctx: *mut c_void, batch: u32, items
     rows
 }
 
-unsafe extern "C" fn capture_end<B: Backend>(ctx: *mut c_void, out: *mut Graph) -> i32 {
-    let end = |backend: &mut B| {
-        let graph = backend.capture_end()?;
-        // SAFETY: the host's promise: room for a graph.
-        unsafe { out.write(graph) };
-        Ok(())
-    };
-    // SAFETY: the host's promise: a live context, to which this call alone has access.
-    unsafe { call(ctx, end) }
-}
-
 macro_rules! shims {
     ($($name:ident($($arg:ident: $kind:ident),*);)*) => {$(
         unsafe extern "C" fn $name<B: Backend>(ctx: *mut c_void, $($arg: <$kind as Cross>::Passed),*) -> i32 {
@@ -410,3 +399,25 @@ macro_rules! shims {
 }
 operations!(required: shims);
 operations!(provided: shims);
+
+macro_rules! shims_that_give {
+    ($($name:ident($($arg:ident: $kind:ident),*) -> $out:ident = $none:expr;)*) => {$(
+        unsafe extern "C" fn $name<B: Backend>(
+            ctx: *mut c_void,
+            $($arg: <$kind as Cross>::Passed,)*
+            out: *mut $out,
+        ) -> i32 {
+            let call_it = |backend: &mut B| {
+                // SAFETY: the host's promise: pointers that are valid for the time of the call.
+                $(let $arg = unsafe { <$kind as Cross>::receive($arg) }?;)*
+                let given = backend.$name($($arg),*)?;
+                // SAFETY: the host's promise: room for what is given.
+                unsafe { out.write(given) };
+                Ok(())
+            };
+            // SAFETY: the host's promise: a live context, to which this call alone has access.
+            unsafe { call(ctx, call_it) }
+        }
+    )*};
+}
+operations!(giving: shims_that_give);

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Error, Kind,
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Master, Mat, Noise, Result, Role,
-        Rows, ScaleState, StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise,
+        Result, Role, Rows, ScaleState, StepParams,
     },
     forward_backend,
 };
@@ -294,12 +294,12 @@ impl Required {
     }
 }
 
-/// Calls an entry of the table with the arguments of the method.
+/// Calls an entry of the table with the arguments of the method, and with room for what it gives.
 macro_rules! cross {
-    ($self:ident, $name:ident, $entry:ident($($arg:ident: $kind:ident),*)) => {{
+    ($self:ident, $name:ident, $entry:ident($($arg:ident: $kind:ident),*) $(-> $out:ident)?) => {{
         $(let $arg = <$kind as Cross>::keep($arg);)*
         // SAFETY: the context is live, no other call is under way, and what is pointed to outlives the call.
-        let code = unsafe { $entry($self.plugin.table.ctx, $(<$kind as Cross>::pass(&$arg)),*) };
+        let code = unsafe { $entry($self.plugin.table.ctx, $(<$kind as Cross>::pass(&$arg),)* $(&raw mut $out)?) };
         $self.plugin.done(stringify!($name), code)
     }};
 }
@@ -395,6 +395,17 @@ macro_rules! provided {
     )*};
 }
 
+macro_rules! giving {
+    ($($name:ident($($arg:ident: $kind:ident),*) -> $out:ident = $none:expr;)*) => {$(
+        fn $name(&mut self, $($arg: $kind),*) -> Result<$out> {
+            let Self(backend) = self;
+            let Some(entry) = backend.plugin.table.$name else { return backend.$name($($arg),*) };
+            let mut given = $none;
+            cross!(backend, $name, entry($($arg: $kind),*) -> given).map(|()| given)
+        }
+    )*};
+}
+
 impl Backend for Loaded {
     forward_backend! { self, self.0;
         info alloc free upload download sync
@@ -403,6 +414,7 @@ impl Backend for Loaded {
     }
 
     operations!(provided: provided);
+    operations!(giving: giving);
 
     fn logits_rows(&self, batch: u32, items: u32) -> u32 {
         match self.0.plugin.table.logits_rows {
@@ -410,14 +422,5 @@ impl Backend for Loaded {
             // SAFETY: the context is live, and no other call is under way.
             Some(logits_rows) => unsafe { logits_rows(self.0.plugin.table.ctx, batch, items) },
         }
-    }
-
-    fn capture_end(&mut self) -> Result<Graph> {
-        let Self(backend) = self;
-        let Some(capture_end) = backend.plugin.table.capture_end else { return backend.capture_end() };
-        let mut graph = Graph(0);
-        // SAFETY: the context is live, no other call is under way, and there is room for a graph.
-        let code = unsafe { capture_end(backend.plugin.table.ctx, &raw mut graph) };
-        backend.plugin.done("capture_end", code).map(|()| graph)
     }
 }

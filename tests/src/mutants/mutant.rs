@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Curve, Decode, Host, HostMut, Info, Likelihood, LikelihoodKind, Mat, Noise, Result, Role, Rows,
-        ScaleState, StepParams,
+        Backend, Buf, Curve, Decode, Host, HostMut, Info, Likelihood, LikelihoodKind, Mark, Mat, Noise, Result, Role,
+        Rows, ScaleState, StepParams,
     },
     forward_backend, random,
 };
@@ -155,7 +155,16 @@ impl Mutant {
 }
 
 impl Backend for Mutant {
-    forward_backend! { self, self.cpu; download sync logits_rows }
+    forward_backend! { self, self.cpu; download sync logits_rows mark }
+
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        let seconds = self.cpu.seconds(from, to)?;
+        match self.fault {
+            (Op::Memory, "the clock runs backwards") => Ok(-seconds),
+            (Op::Memory, "seconds are milliseconds") => Ok(1e3 * seconds),
+            _ => Ok(seconds),
+        }
+    }
 
     fn info(&self) -> Info {
         Info { name: "mutant".into(), ..self.cpu.info() }

@@ -59,6 +59,18 @@ fn c(source: &Path, name: &str, defines: &[&str]) -> PathBuf {
     out
 }
 
+/// The folder of the stand-ins for NVIDIA's libraries.
+pub(crate) fn emulator() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        if let Some(f) = env::var_os("XEMU") { return PathBuf::from(f); }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
+        let (script, kernels) = (root().join("tests/emulator/build.sh"), root().join("backend-cuda/kernels"));
+        run(Command::new("sh").arg(script).arg(&folder).arg(kernels));
+        folder
+    })
+}
+
 /// The example in Rust.
 pub(crate) fn plugin_rust() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

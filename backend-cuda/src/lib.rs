@@ -1,0 +1,626 @@
+//! The backend for NVIDIA devices.
+//!
+//! Nothing of CUDA is needed to build this: the driver and cuBLASLt are opened when a [`Cuda`] is, and the kernels
+//! are compiled ahead (see [`blob`]). Mixed precision is that of Micikevicius et al. 2018: operations read half
+//! copies of the weights and store activations, logits and their gradients in half; every sum, every loss, the masters,
+//! their gradients and moments are single precision; the loss scale lives on the device.
+//!
+//! Calls are queued and return at once. A second queue carries large uploads, so that the next part of the data
+//! is on its way while the device computes on this one.
+
+pub mod blob;
+mod clock;
+mod driver;
+mod kernels;
+mod libraries;
+mod memory;
+mod products;
+mod ops {
+    pub(crate) mod adam;
+    pub(crate) mod encode_sparse;
+    pub(crate) mod likelihood;
+    pub(crate) mod linear;
+    pub(crate) mod sample_latent;
+    pub(crate) mod top_k;
+}
+
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use clock::Clock;
+use kernels::Kernels;
+use memory::{Staging, Step, Table};
+use products::{Products, WORKSPACE};
+use vaecf_core::{
+    Error, Kind,
+    backend::{
+        Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise, Result,
+        Role, Rows, ScaleState,
+    },
+    random,
+};
+
+use crate::driver::{Context, Driver, Event, FEW, Memory, Recording, Stream, Version};
+pub use driver::Absent;
+
+/// What activations, logits and the weights that operations read are stored in, and how they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Stored in single precision, multiplied with 11 bits; compute capability 8.0 and later.
+    Tf32,
+    /// Half precision of 11 bits, with a loss scale.
+    #[default]
+    F16,
+    /// Half precision of 8 bits and the range of single precision; compute capability 8.0 and later.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Tf32, Self::F16, Self::Bf16];
+
+    /// As the contract calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn is_half(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
+
+    /// What things are stored in, as the kernels' names have it.
+    fn storage(self) -> &'static str {
+        match self {
+            Self::F32 | Self::Tf32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn bytes(self) -> u32 {
+        if self.is_half() { 2 } else { 4 }
+    }
+}
+
+/// How a device is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Which device, from 0.
+    pub device: u32,
+    /// How it computes.
+    pub precision: Precision,
+    /// A folder in which the driver's library and cuBLASLt are looked for, and nowhere else.
+    pub libraries: Option<PathBuf>,
+    /// Multiply with this crate's own kernels even where cuBLASLt is there.
+    pub own_products: bool,
+}
+
+/// The loss scale that a run in half precision begins with, and the finite updates after which it doubles. The
+/// gradient of a logit is between -1 and the user's events, not divided by the batch: there is no need to begin
+/// higher, where the first updates would all be skipped.
+const LOSS_SCALE: f32 = 1_024.0;
+const GROWTH: u32 = 2_000;
+
+/// Elements to which rows are aligned: vectors of 16 bytes, in half and in single precision.
+const ALIGN: u32 = 8;
+
+/// A device of NVIDIA.
+#[derive(Debug)]
+pub struct Cuda {
+    // In the order in which they are dropped: what uses a thing before the thing.
+    graphs: Vec<Recorded>,
+    capturing: Option<Vec<Buf>>,
+    products: Option<Products>,
+    /// Why cuBLASLt is not used, where it is not.
+    without: Option<String>,
+    clock: Clock,
+    table: Table,
+    staging: Staging,
+    kernels: Kernels,
+    /// Which rows hold an item, as bits; and each row's factor.
+    marks: Scratch,
+    factors: Scratch,
+    /// Sums of stretches of rows, or of shares of a product.
+    partial: Scratch,
+    /// What the two kernels of an update share.
+    verdict: Memory,
+    main: Stream,
+    /// Carries large uploads.
+    second: Stream,
+    context: Rc<Context>,
+    driver: Driver,
+    precision: Precision,
+}
+
+/// A recording, and the buffers that it uses.
+#[derive(Debug)]
+struct Recorded {
+    recording: Recording,
+    bufs: Vec<Buf>,
+}
+
+// SAFETY: all that is shared within a `Cuda` is shared within it alone, so it moves as a whole; each call makes the
+// device's context that of the calling thread (`Cuda::enter`, and `drop` of what `driver` gives out).
+unsafe impl Send for Cuda {}
+
+/// Memory between kernels. It grows and never shrinks, and what was outgrown is kept, because a recording may use it.
+#[derive(Debug, Default)]
+struct Scratch {
+    memory: Vec<Memory>,
+}
+
+impl Scratch {
+    /// Address of at least so many bytes.
+    fn at_least(&mut self, context: &Rc<Context>, bytes: u64) -> Result<u64> {
+        match self.memory.last() {
+            Some(memory) if memory.bytes >= bytes => Ok(memory.at()),
+            _ => {
+                let memory = context.alloc(bytes.next_multiple_of(1 << 16))?;
+                let at = memory.at();
+                self.memory.push(memory);
+                Ok(at)
+            }
+        }
+    }
+}
+
+/// A device that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its number.
+    pub device: u32,
+    /// Its maker's name for it.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (u32, u32),
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Why the kernels do not run on it, where they do not.
+    pub refused: Option<String>,
+}
+
+/// What there is of CUDA on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The newest CUDA that the driver speaks.
+    pub driver: String,
+    /// The driver's library.
+    pub library: PathBuf,
+    /// The devices.
+    pub devices: Vec<Found>,
+}
+
+/// Looks for a driver and devices.
+///
+/// # Errors
+/// Why there is no CUDA here.
+pub fn survey() -> std::result::Result<Survey, Absent> {
+    let driver = Driver::open(None)?;
+    let look = |device| {
+        let properties = Context::look(device).map_err(|fault| Absent(fault.to_string()))?;
+        let capability = (properties.major, properties.minor);
+        let refused = too_old(&properties);
+        Ok(Found { device, name: properties.name, capability, memory: properties.memory, refused })
+    };
+    let devices = (0..driver.devices).map(look).collect::<std::result::Result<_, Absent>>()?;
+    Ok(Survey { driver: Version(driver.version).to_string(), library: driver.library, devices })
+}
+
+/// Why the kernels do not run on a device.
+fn too_old(properties: &driver::Properties) -> Option<String> {
+    let driver::Properties { name, major, minor, .. } = properties;
+    ((*major, *minor) < (7, 5)).then(|| {
+        format!("{name} has compute capability {major}.{minor}, and 7.5 (Turing) is the oldest that the kernels run on")
+    })
+}
+
+impl Cuda {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// What is missing (driver, device, memory), and what to do about it.
+    pub fn open(options: &Options) -> vaecf_core::Result<Self> {
+        let device_error = |what: String| Error::new(Kind::Device, what);
+        let folder = options.libraries.as_deref();
+        let driver = Driver::open(folder).map_err(|absent| device_error(absent.to_string()))?;
+        if options.device >= driver.devices {
+            let (asked, there) = (options.device, driver.devices);
+            let plural = if there == 1 { "one device, 0".to_owned() } else { format!("devices 0 to {}", there - 1) };
+            return Err(Error::usage(format!("--device {asked}: the NVIDIA driver has {plural}")));
+        }
+        Ok(Self::on(driver, options, folder)?)
+    }
+
+    fn on(driver: Driver, options: &Options, folder: Option<&Path>) -> Result<Self> {
+        let context = Context::open(options.device)?;
+        let (properties, precision) = (&context.properties, options.precision);
+        if let Some(why) = too_old(properties) {
+            return Err(Fault::Other(why));
+        }
+        if properties.major < 8 && matches!(precision, Precision::Bf16 | Precision::Tf32) {
+            return Err(Fault::Other(format!(
+                "{} has compute capability {}.{} and cannot compute in {}: choose --precision f16 or f32",
+                properties.name,
+                properties.major,
+                properties.minor,
+                precision.name()
+            )));
+        }
+        let (main, second) = (context.stream()?, context.stream()?);
+        let verdict = context.alloc(16)?;
+        main.fill(verdict.at(), 0, 16)?;
+        let opened = if options.own_products {
+            Err("its use was declined".to_owned())
+        } else {
+            Products::open(folder, driver.version as u32 / 1000, precision, || context.alloc(WORKSPACE))
+        };
+        let (products, without) = match opened {
+            Ok(products) => (Some(products), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Self {
+            graphs: Vec::new(),
+            capturing: None,
+            products,
+            without,
+            clock: Clock::default(),
+            table: Table::default(),
+            staging: Staging::default(),
+            kernels: Kernels::load(&context)?,
+            marks: Scratch::default(),
+            factors: Scratch::default(),
+            partial: Scratch::default(),
+            verdict,
+            main,
+            second,
+            driver,
+            precision,
+            context,
+        })
+    }
+
+    /// What multiplies matrices: cuBLASLt with its version, or this crate's kernels and why.
+    pub fn multiplies_with(&self) -> String {
+        match (&self.products, &self.without) {
+            (Some(products), _) => products.version(),
+            (None, Some(why)) => format!("own kernels ({why})"),
+            (None, None) => "own kernels".into(),
+        }
+    }
+
+    fn enter(&self) -> Result {
+        self.context.enter()
+    }
+
+    /// The name of a kernel for what things are stored in.
+    fn named(&self, kernel: &str) -> String {
+        format!("{kernel}_{}", self.precision.storage())
+    }
+
+    /// Notes that a recording uses a buffer.
+    fn used(&mut self, buf: Buf) {
+        if let Some(bufs) = self.capturing.as_mut().filter(|bufs| !bufs.contains(&buf)) {
+            bufs.push(buf);
+        }
+    }
+
+    /// Address of a matrix of activations or weights, as operations read and write it.
+    fn act(&mut self, mat: Mat) -> Result<u64> {
+        self.used(mat.buf);
+        let half = self.precision.is_half();
+        let (at, is_half) = self.table.mat(mat, &self.main)?.read();
+        if half != is_half {
+            return Err(Fault::Other(format!("handle {} is not of activations or weights", mat.buf.0)));
+        }
+        Ok(at + mat.offset * u64::from(self.precision.bytes()))
+    }
+
+    /// Address of a matrix in single precision: gradients, losses.
+    fn single(&mut self, mat: Mat) -> Result<u64> {
+        self.used(mat.buf);
+        Ok(self.table.mat(mat, &self.main)?.in_single(mat.buf)? + 4 * mat.offset)
+    }
+
+    /// A buffer of one element: the step, the loss scale.
+    fn one(&mut self, buf: Buf, what: &'static str) -> Result<u64> {
+        self.used(buf);
+        Ok(self.table.range(buf, 0, 1, what, &self.main)?.master())
+    }
+
+    fn step(&mut self, buf: Buf) -> Result<u64> {
+        self.one(buf, "steps")
+    }
+
+    fn scale(&mut self, buf: Buf) -> Result<u64> {
+        self.one(buf, "scales")
+    }
+
+    /// Address of a list, zero where there is none.
+    fn list(&mut self, buf: Buf, what: &'static str) -> Result<u64> {
+        if buf.is_none() {
+            return Ok(0);
+        }
+        self.used(buf);
+        let buffer = self.table.lend(buf, what, &self.main)?;
+        if what == "floats" { buffer.in_single(buf) } else { Ok(buffer.master()) }
+    }
+
+    fn rows(&mut self, x: Rows) -> Result<kernels::Rows> {
+        Ok(kernels::Rows {
+            indptr: self.list(x.indptr, "indices")?,
+            indices: self.list(x.indices, "indices")?,
+            values: self.list(x.values, "floats")?,
+            users: self.list(x.users, "indices")?,
+            first: x.first,
+            count: x.count,
+        })
+    }
+}
+
+fn noise(noise: Noise) -> kernels::Noise {
+    kernels::Noise {
+        seed: [noise.seed as u32, (noise.seed >> 32) as u32],
+        stream: noise.stream,
+        keep: noise.keep,
+        inverse_keep: noise.keep.recip(),
+        threshold: random::threshold(noise.keep),
+    }
+}
+
+impl Backend for Cuda {
+    fn info(&self) -> Info {
+        let memory = self.enter().and_then(|()| self.context.free_memory()).ok();
+        let properties = &self.context.properties;
+        let cuda = Version(self.driver.version);
+        Info {
+            name: "cuda".into(),
+            device: format!("{}, CUDA {cuda}, {}", properties.name, self.multiplies_with()),
+            precision: self.precision.name().into(),
+            master: Master::F32,
+            memory,
+            host_memory: false,
+            act_bytes: self.precision.bytes(),
+            weight_bytes: if self.precision.is_half() { 6 } else { 4 },
+            align: ALIGN,
+            loss_scale: if self.precision == Precision::F16 { LOSS_SCALE } else { 1.0 },
+            deterministic: true,
+            capture: true,
+        }
+    }
+
+    fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> {
+        self.enter()?;
+        self.table.alloc(&self.context, &self.main, self.precision, role, len)
+    }
+
+    fn free(&mut self, buf: Buf) {
+        let _ = self.enter();
+        self.table.remove(buf);
+    }
+
+    fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result {
+        self.enter()?;
+        match src {
+            Host::F32(src) => self.upload_floats(dst, at, src.len(), |i| f64::from(src[i])),
+            Host::F64(src) => self.upload_floats(dst, at, src.len(), |i| src[i]),
+            Host::U32(src) => {
+                let to = self.table.range(dst, at, src.len() as u64, "indices", &self.main)?.master() + 4 * at;
+                self.send(dst, to, src.len(), 4, |from, bytes| {
+                    bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
+                })
+            }
+            Host::Step(src) => {
+                let to = self.table.range(dst, at, 1, "steps", &self.main)?.master();
+                self.main.send_few(bytemuck::bytes_of(&Step::new(src)), to)
+            }
+            Host::Scale(src) => {
+                let to = self.table.range(dst, at, 1, "scales", &self.main)?.master();
+                self.main.send_few(bytemuck::bytes_of(src), to)
+            }
+        }
+    }
+
+    fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result {
+        self.enter()?;
+        match dst {
+            HostMut::F32(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = x),
+            HostMut::F64(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = f64::from(x)),
+            HostMut::U32(dst) => {
+                let from = self.table.range(src, at, dst.len() as u64, "indices", &self.main)?.master() + 4 * at;
+                self.staging.fetch(&self.context, &self.main, from, dst.len(), 4, |first, bytes| {
+                    bytemuck::cast_slice_mut(&mut dst[first..first + bytes.len() / 4]).copy_from_slice(bytes);
+                })
+            }
+            HostMut::Scale(dst) => {
+                let from = self.table.range(src, at, 1, "scales", &self.main)?.master();
+                let bytes = size_of::<ScaleState>();
+                self.staging.fetch(&self.context, &self.main, from, 1, bytes, |_, bytes| {
+                    bytemuck::bytes_of_mut(dst).copy_from_slice(bytes);
+                })
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result {
+        self.enter()?;
+        self.second.sync()?;
+        self.main.sync()
+    }
+
+    fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
+        self.enter()?;
+        self.op_encode_sparse(x, w, b, curve, noise, step, y)
+    }
+
+    fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, noise: Noise, step: Buf, dw: Mat, db: Mat) -> Result {
+        self.enter()?;
+        self.op_encode_sparse_grad(x, dy, noise, step, dw, db)
+    }
+
+    fn linear(&mut self, x: Mat, w: Mat, b: Mat, curve: Curve, y: Mat) -> Result {
+        self.enter()?;
+        self.op_linear(x, w, b, curve, y)
+    }
+
+    fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result {
+        self.enter()?;
+        self.op_linear_grad_weight(x, dy, dw, db)
+    }
+
+    fn linear_grad_input(&mut self, dy: Mat, w: Mat, x: Mat, curve: Curve, dx: Mat) -> Result {
+        self.enter()?;
+        self.op_linear_grad_input(dy, w, x, curve, dx)
+    }
+
+    fn sample_latent(&mut self, x: Rows, stats: Mat, noise: Noise, step: Buf, z: Mat, kl: Mat) -> Result {
+        self.enter()?;
+        self.op_sample_latent(x, stats, noise, step, z, kl)
+    }
+
+    fn sample_latent_grad(
+        &mut self,
+        x: Rows,
+        stats: Mat,
+        dz: Mat,
+        noise: Noise,
+        step: Buf,
+        scale: Buf,
+        dstats: Mat,
+    ) -> Result {
+        self.enter()?;
+        self.op_sample_latent_grad(x, stats, dz, noise, step, scale, dstats)
+    }
+
+    fn likelihood(&mut self, x: Rows, kind: Likelihood, logits: Mat, step: Buf, scale: Buf, loss: Mat) -> Result {
+        self.enter()?;
+        self.op_likelihood(x, kind, logits, step, scale, loss)
+    }
+
+    fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result {
+        self.enter()?;
+        self.op_adam(w, dw, m, v, len, decayed, step, scale)
+    }
+
+    fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
+        self.enter()?;
+        self.op_top_k(scores, seen, k, items, values)
+    }
+
+    fn capture_begin(&mut self) -> Result {
+        self.enter()?;
+        // What was sent before is no part of the recording.
+        self.table.settle(None, &self.main)?;
+        self.main.begin_capture()?;
+        self.capturing = Some(Vec::new());
+        Ok(())
+    }
+
+    fn capture_end(&mut self) -> Result<Graph> {
+        self.enter()?;
+        let bufs = self.capturing.take().ok_or_else(|| Fault::Other("no recording was begun".into()))?;
+        let recording = self.main.end_capture()?;
+        self.graphs.push(Recorded { recording, bufs });
+        Ok(Graph(self.graphs.len() as u32))
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result {
+        self.enter()?;
+        let recorded = (graph.0 as usize).checked_sub(1).and_then(|i| self.graphs.get(i));
+        let Recorded { recording, bufs } =
+            recorded.ok_or_else(|| Fault::Other(format!("{} is no recording", graph.0)))?;
+        self.table.settle(Some(bufs), &self.main)?;
+        self.main.replay(recording)
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        self.enter()?;
+        self.clock.mark(&self.context, &self.main)
+    }
+
+    fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        self.enter()?;
+        self.clock.seconds(from, to)
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        self.enter()?;
+        self.measure_ceilings()
+    }
+}
+
+/// The way between host and device.
+impl Cuda {
+    /// Sends elements, on the second queue where they are many.
+    fn send(&mut self, dst: Buf, to: u64, count: usize, size: usize, convert: impl Fn(usize, &mut [u8])) -> Result {
+        if count * size <= FEW {
+            return self.staging.send(&self.context, &self.main, to, count, size, convert).map(drop);
+        }
+        // What is there now is used by the work before.
+        let before = self.context.event(false)?;
+        self.main.record(&before)?;
+        self.second.wait(&before)?;
+        self.staging.send(&self.context, &self.second, to, count, size, convert)?;
+        let after: Rc<Event> = Rc::new(self.context.event(false)?);
+        self.second.record(&after)?;
+        self.table.arrives(dst, after);
+        Ok(())
+    }
+
+    fn upload_floats(&mut self, dst: Buf, at: u64, len: usize, value: impl Fn(usize) -> f64) -> Result {
+        let precision = self.precision;
+        let buffer = self.table.range(dst, at, len as u64, "floats", &self.main)?;
+        let (kind, master, copy) = (buffer.kind, buffer.master(), buffer.copy());
+        let wide = |from: usize, bytes: &mut [u8]| {
+            for (i, four) in bytes.chunks_exact_mut(4).enumerate() {
+                four.copy_from_slice(&(value(from + i) as f32).to_le_bytes());
+            }
+        };
+        let half = |from: usize, bytes: &mut [u8]| {
+            for (i, two) in bytes.chunks_exact_mut(2).enumerate() {
+                two.copy_from_slice(&memory::narrow(precision, value(from + i)));
+            }
+        };
+        if kind == memory::Kind::Half {
+            return self.send(dst, master + 2 * at, len, 2, half);
+        }
+        self.send(dst, master + 4 * at, len, 4, wide)?;
+        match copy {
+            Some(copy) => {
+                // Of the masters, as they were rounded.
+                self.send(dst, copy + 2 * at, len, 2, |from, bytes| {
+                    for (i, two) in bytes.chunks_exact_mut(2).enumerate() {
+                        two.copy_from_slice(&memory::narrow(precision, f64::from(value(from + i) as f32)));
+                    }
+                })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn download_floats(&mut self, src: Buf, at: u64, len: usize, mut put: impl FnMut(usize, f32)) -> Result {
+        let precision = self.precision;
+        let buffer = self.table.range(src, at, len as u64, "floats", &self.main)?;
+        let (kind, master) = (buffer.kind, buffer.master());
+        if kind == memory::Kind::Half {
+            return self.staging.fetch(&self.context, &self.main, master + 2 * at, len, 2, |from, bytes| {
+                for (i, two) in bytes.chunks_exact(2).enumerate() {
+                    put(from + i, memory::widen(precision, [two[0], two[1]]));
+                }
+            });
+        }
+        self.staging.fetch(&self.context, &self.main, master + 4 * at, len, 4, |from, bytes| {
+            for (i, four) in bytes.chunks_exact(4).enumerate() {
+                put(from + i, f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+            }
+        })
+    }
+}

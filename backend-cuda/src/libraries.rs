@@ -1,0 +1,110 @@
+//! Where NVIDIA's libraries lie.
+//!
+//! The system's loader looks in its own folders first. What it does not find there is looked for where drivers,
+//! toolkits and Python's packages put it, and opened by its full path: the loader knows it by its name from then on.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// Names of the driver's library.
+const DRIVER: [&str; 1] = ["libcuda.so.1"];
+/// Names of the matrix products' library, newest first.
+const PRODUCTS: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
+
+/// Opens the driver's library where the loader alone would not find it. `first` is looked in before all else.
+pub(crate) fn find_driver(first: Option<&Path>) -> Option<PathBuf> {
+    let folders = [
+        "/usr/lib/wsl/lib",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib64/nvidia",
+        "/usr/lib/nvidia",
+        "/usr/local/nvidia/lib64",
+        "/run/opengl-driver/lib",
+    ];
+    keep_first(&DRIVER, first, folders.into_iter().map(PathBuf::from))
+}
+
+/// Opens the library of matrix products, of at most this major version, which is the driver's.
+pub(crate) fn find_products(first: Option<&Path>, major: u32) -> Option<PathBuf> {
+    let usable = |name: &&str| name.rsplit('.').next().and_then(|n| n.parse().ok()).is_some_and(|n: u32| n <= major);
+    let names: Vec<&str> = PRODUCTS.into_iter().filter(|name| usable(name)).collect();
+    keep_first(&names, first, toolkits().into_iter().chain(packages()))
+}
+
+/// Opens the first of the names that is there, for good: what was opened by its path is found by its name.
+fn keep_first(names: &[&str], first: Option<&Path>, then: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    if let Some(folder) = first {
+        return names.iter().map(|name| folder.join(name)).find(|path| keep(path));
+    }
+    if let Some(found) = names.iter().map(PathBuf::from).find(|name| keep(name)) {
+        return Some(found);
+    }
+    let folders: Vec<PathBuf> = then.collect();
+    names
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|path| path.is_file() && keep(path))
+}
+
+fn keep(path: &Path) -> bool {
+    // SAFETY: NVIDIA's libraries run nothing when they are opened but the set-up of their own data.
+    match unsafe { libloading::Library::new(path) } {
+        Ok(library) => {
+            std::mem::forget(library);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Folders of toolkits.
+fn toolkits() -> Vec<PathBuf> {
+    let named = ["CUDA_PATH", "CUDA_HOME", "CUDA_ROOT"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let usual = matching(Path::new("/usr/local"), "cuda").into_iter().chain([PathBuf::from("/opt/cuda")]);
+    let folders = |root: PathBuf| ["lib64", "lib", "targets/x86_64-linux/lib"].map(|folder| root.join(folder));
+    named.chain(usual).flat_map(folders).chain([PathBuf::from("/usr/lib/x86_64-linux-gnu")]).collect()
+}
+
+/// Folders in which Python's packages keep their libraries.
+fn packages() -> Vec<PathBuf> {
+    let of_home = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let of_python = env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect::<Vec<_>>())
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|folder| folder.join("python3").exists())
+        .filter_map(|folder| {
+            let real = fs::canonicalize(folder.join("python3")).ok()?;
+            Some(real.parent()?.parent()?.to_owned())
+        });
+    let local = env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+    let roots = of_home.chain(of_python).chain(local).chain(["/usr", "/usr/local"].map(PathBuf::from));
+    let mut all = Vec::new();
+    for root in roots {
+        for python in matching(&root.join("lib"), "python3") {
+            for site in ["site-packages", "dist-packages"] {
+                let nvidia = python.join(site).join("nvidia");
+                all.extend(["cu13/lib", "cublas/lib"].map(|folder| nvidia.join(folder)));
+            }
+        }
+    }
+    all.dedup();
+    all
+}
+
+/// Entries of a folder whose names begin so, the last in order first.
+fn matching(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found
+}
