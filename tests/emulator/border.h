@@ -76,7 +76,9 @@ u32 meet_warp(Together what, u32 value, u32 operand);
 Four load_rows(Together what, const void *row);
 FourFloats multiply_fragments(Together what, FourFloats c, Four a, u32 b0, u32 b1);
 
+void fence();
 u32 fetch_or(u32 *at, u32 bits);
+u32 exchange(u32 *at, u32 value);
 u32 fetch_add(u32 *at, u32 n);
 float fetch_add(float *at, float x);
 

@@ -104,7 +104,9 @@ INLINE float from_lane(float x, u32 lane) { return as_float(from_lane(as_bits(x)
 INLINE u32 from_below(u32 x, u32 by) { return emulator::meet_warp(emulator::Together::from_below, x, by); }
 INLINE u32 vote(bool yes) { return emulator::meet_warp(emulator::Together::vote, yes, 0); }
 
+INLINE void fence() { emulator::fence(); }
 INLINE u32 atomic_or(u32 *at, u32 bits) { return emulator::fetch_or(at, bits); }
+INLINE u32 atomic_swap(u32 *at, u32 value) { return emulator::exchange(at, value); }
 INLINE u32 atomic_add(u32 *at, u32 n) { return emulator::fetch_add(at, n); }
 INLINE float atomic_add(float *at, float x) { return emulator::fetch_add(at, x); }
 

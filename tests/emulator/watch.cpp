@@ -5,9 +5,13 @@
 
 #include <link.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "memory.h"
 
@@ -31,9 +35,46 @@ bool of_my_warp(u64 moment) {
     return other < WARP ? other / 32 == me() / 32 : other == (WARP | me() / 32);
 }
 
+// What a thread of a block told by an atomic: all that it had done before its fence, the atomic itself, and what
+// its block had done before a barrier that the fence came after, or that all threads came to with a fence.
+struct Told {
+    u64 block;
+    u32 thread;
+    u64 fence, atomic, by_block;
+
+    bool covers(u64 then) const {
+        const bool own = who(then) == thread && (then < fence || then >> MOMENT_SHIFT == atomic >> MOMENT_SHIFT);
+        return own || then < by_block;
+    }
+};
+
+struct Fences {
+    bool used = false; // by the running block
+    u64 changes = 0;   // by atomics of it
+    u64 passed[1024] = {};
+    u64 met[1024] = {}; // the block's last barrier before that fence
+    std::vector<u64> changed[1024]; // words that the thread has changed by atomics since
+    std::unordered_map<u64, std::vector<Told>> told; // by each word, in this launch
+    std::vector<Told> heard; // by the running block
+    std::set<u64> heard_of;  // the blocks of these
+    u32 hearer = 0;
+    u64 heard_at = 0;
+};
+Fences fences;
+
+// Whether a fence orders what another block did before what I do now.
+bool told_to_me(u64 then) {
+    if (fences.heard.empty() || (fences.hearer != me() && fences.heard_at >= watch.block_met)) return false;
+    // Of several blocks it is not known what each did last.
+    if (who(then) == BLOCKS) return fences.heard_of.size() + 1 >= blocks_so_far();
+    const u64 block = start_of_block(then);
+    return std::any_of(fences.heard.begin(), fences.heard.end(),
+                       [&](const Told &told) { return told.block == block && told.covers(then); });
+}
+
 // Whether what happened then, in this launch, by somebody else, is ordered before what I do now.
 bool before_now(u64 then) {
-    if (then < watch.block_start || who(then) == BLOCKS) return false;
+    if (then < watch.block_start || who(then) == BLOCKS) return told_to_me(then);
     return then < (of_my_warp(then) ? watch.warp_met : watch.block_met);
 }
 
@@ -194,6 +235,52 @@ void touch(u64 address, u32 bytes, Access access, bool aligned) {
     if (aligned && bytes == 16) return touch_quickly<16>(address, access);
     if (aligned && bytes == 4) return touch_quickly<4>(address, access);
     touch_slowly(address, bytes, access, aligned);
+}
+
+bool may_tell() { return fences.used && fences.passed[me()] != 0; }
+
+void told_by_atomic(u64 address) {
+    if (!watch.watching || memory.is_shared(address)) return;
+    ++fences.changes;
+    std::vector<u64> &changed = fences.changed[me()];
+    if (std::find(changed.begin(), changed.end(), address) == changed.end()) changed.push_back(address);
+    if (!may_tell()) return;
+    u64 all = ~0ull;
+    for (u32 i = 0; i < threads_of_block(); ++i) all = std::min(all, fences.passed[i]);
+    const u64 by_block = std::max(fences.met[me()], all < watch.block_met ? all : 0);
+    fences.told[address].push_back({watch.block_start, me(), fences.passed[me()], watch.moment, by_block});
+}
+
+void pass_fence() {
+    if (!watch.watching) return;
+    fences.used = true;
+    fences.passed[me()] = watch.moment & ~u64(0xffff);
+    fences.met[me()] = watch.block_met;
+    for (u64 address : fences.changed[me()]) {
+        const auto found = fences.told.find(address);
+        if (found == fences.told.end()) continue;
+        for (const Told &told : found->second) {
+            if (told.block == watch.block_start) continue;
+            fences.heard.push_back(told);
+            fences.heard_of.insert(told.block);
+        }
+        fences.hearer = me();
+        fences.heard_at = watch.moment;
+    }
+    fences.changed[me()].clear();
+}
+
+void forget_fences(bool of_launch) {
+    if (of_launch) fences.told.clear();
+    if (!fences.used && fences.changes == 0) return;
+    for (u32 i = 0; i < 1024; ++i) {
+        fences.passed[i] = 0;
+        fences.changed[i].clear();
+    }
+    fences.used = false;
+    fences.changes = 0;
+    fences.heard.clear();
+    fences.heard_of.clear();
 }
 
 void begin_copy(u64 to) {
