@@ -1,5 +1,6 @@
 // The emulator's own tests. A line a check: "ok NAME" or "FAILED NAME: why"; the exit status says whether all
 // passed. With an argument, only checks whose names contain it; with --speed, measurements instead.
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../numbers.h"
@@ -852,6 +854,33 @@ void driver() {
         DO(cuGetProcAddress_v2("cuMemAlloc", &found, 13000, 0, &status));
         SURE(found == (void *)cuMemAlloc_v2 && status == 0);
         EXPECT(500, cuGetProcAddress_v2("cuNoSuchThing", &found, 13000, 0, &status));
+    });
+    check("several threads at a time, each with its stream", [] {
+        begin(1);
+        std::vector<std::thread> threads;
+        std::atomic<int> wrong{0};
+        void *function = kernel("add_one"), *context = nullptr;
+        DO(cuDevicePrimaryCtxRetain(&context, 0));
+        for (int i = 0; i < 4; ++i) {
+            threads.emplace_back([&, i] {
+                void *stream;
+                u64 x;
+                std::vector<u32> host(256, u32(i));
+                u32 n = 256;
+                void *arguments[] = {&n, &x};
+                wrong += cuCtxSetCurrent(context) + cuStreamCreate(&stream, 1) + cuMemAlloc_v2(&x, 1024);
+                for (int round = 0; round < 50; ++round) {
+                    wrong += cuMemcpyHtoDAsync_v2(x, host.data(), 1024, stream);
+                    wrong += cuLaunchKernel(function, 1, 1, 1, 256, 1, 1, 0, stream, arguments, nullptr);
+                    wrong += cuMemcpyDtoHAsync_v2(host.data(), x, 1024, stream);
+                    wrong += cuStreamSynchronize(stream);
+                }
+                for (u32 each : host) wrong += each != u32(i) + 50;
+                wrong += cuStreamDestroy_v2(stream) + cuMemFree_v2(x);
+            });
+        }
+        for (std::thread &thread : threads) thread.join();
+        SURE(wrong == 0);
     });
     check("the same seed gives the same result, and another another", [] {
         const auto order = [](u32 seed) {
