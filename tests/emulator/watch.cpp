@@ -63,7 +63,7 @@ struct Fences {
 Fences fences;
 
 // Whether a fence orders what another block did before what I do now.
-bool told_to_me(u64 then) {
+__attribute__((noinline)) bool told_to_me(u64 then) {
     if (fences.heard.empty() || (fences.hearer != me() && fences.heard_at >= watch.block_met)) return false;
     // Of several blocks it is not known what each did last.
     if (who(then) == BLOCKS) return fences.heard_of.size() + 1 >= blocks_so_far();
@@ -73,9 +73,11 @@ bool told_to_me(u64 then) {
 }
 
 // Whether what happened then, in this launch, by somebody else, is ordered before what I do now.
-bool before_now(u64 then) {
+inline bool before_now(u64 then) {
     if (then < watch.block_start || who(then) == BLOCKS) return told_to_me(then);
-    return then < (of_my_warp(then) ? watch.warp_met : watch.block_met);
+    // With a barrier of the block since, it does not matter who it was.
+    if (then < watch.block_met) return true;
+    return then < watch.warp_met && of_my_warp(then);
 }
 
 // The moment to keep where `then` was kept and I have done the same.
@@ -113,7 +115,7 @@ const char *word(Access access) {
           memory.describe(address).c_str(), name_of(then).c_str(), did, lacks);
 }
 
-bool races(u64 then, u64 horizon) {
+inline bool races(u64 then, u64 horizon) {
     return then >= horizon && ((then & PENDING) || ((who(then) != me() || then < watch.block_start) && !before_now(then)));
 }
 
@@ -128,7 +130,11 @@ inline void touch_cell(Cell &cell, u64 address, u32 bytes, Access access, u64 ho
     }
     const u64 read = cell.read;
     if (access == Access::read) {
-        if (read != now) cell.read = read < horizon ? now : joined(read, horizon);
+        // Where several have read since the last barrier it says so already.
+        const u32 readers = who(read);
+        if (read == now || (readers == BLOCK && read >= watch.block_met)) return;
+        if (readers == BLOCKS && read >= watch.launch_start) return;
+        cell.read = read < horizon ? now : joined(read, horizon);
         return;
     }
     if (read >= horizon && races(read, horizon)) race(address, bytes, access, read, "read");
