@@ -18,8 +18,7 @@ struct KernelEntry {
     u32 sizes[32] = {};
     const KernelEntry *next;
 
-    template <class... T>
-    KernelEntry(const char *name, u32 threads, void (*function)(T...))
+    template <class... T> KernelEntry(const char *name, u32 threads, void (*function)(T...))
         : name(name), threads(threads), function(reinterpret_cast<void (*)()>(function)), call(call_with<T...>),
           count(sizeof...(T)), next(first) {
         static_assert(sizeof...(T) <= 32, "a kernel has at most 32 arguments");

@@ -95,8 +95,8 @@ struct Problem {
         u64 hash = 14695981039346656037ull;
         const auto add = [&](u64 value) { hash = (hash ^ value) * 1099511628211ull; };
         for (const Layout *layout : {&a, &b, &c, &d}) {
-            for (u64 value : {u64(layout->type), u64(layout->order), layout->rows, layout->columns, u64(layout->leading),
-                              u64(layout->batches), u64(layout->batch_stride)}) {
+            for (u64 value : {u64(layout->type), u64(layout->order), layout->rows, layout->columns,
+                              u64(layout->leading), u64(layout->batches), u64(layout->batch_stride)}) {
                 add(value);
             }
         }
@@ -134,8 +134,12 @@ Status fit(const Description *description, const Layout *a, const Layout *b, con
     if (description->compute != COMPUTE_32F && description->compute != COMPUTE_32F_FAST_TF32) return NOT_SUPPORTED;
     if (d->type != F32 && d->type != a->type) return NOT_SUPPORTED;
     switch (description->epilogue) {
-    case DEFAULT: case RELU: break;
-    case BIAS: case RELU_BIAS: case BGRADA: case BGRADB:
+    case DEFAULT:
+    case RELU: break;
+    case BIAS:
+    case RELU_BIAS:
+    case BGRADA:
+    case BGRADB:
         if (d->order != COLUMNS) return NOT_SUPPORTED;
         if (description->bias_type != -1 && description->bias_type != d->type) return NOT_SUPPORTED;
         break;
@@ -233,8 +237,8 @@ void multiply(const Problem &problem, const Algorithm &algorithm, const Pointers
         }
         std::fill(sums.begin(), sums.end(), 0.0f);
         for (u64 part = 0; part < algorithm.parts; ++part) {
-            add_product(wide_m, wide_n, k, k * part / algorithm.parts, k * (part + 1) / algorithm.parts, a.data(), b.data(),
-                        sums.data());
+            add_product(wide_m, wide_n, k, k * part / algorithm.parts, k * (part + 1) / algorithm.parts, a.data(),
+                        b.data(), sums.data());
         }
         const bool biased = description.epilogue == BIAS || description.epilogue == RELU_BIAS;
         const bool rectified = description.epilogue == RELU || description.epilogue == RELU_BIAS;
@@ -268,7 +272,9 @@ void multiply(const Problem &problem, const Algorithm &algorithm, const Pointers
 
 u64 bias_bytes(const Problem &problem) {
     switch (problem.description.epilogue) {
-    case BIAS: case RELU_BIAS: case BGRADA: return problem.m * problem.d.size();
+    case BIAS:
+    case RELU_BIAS:
+    case BGRADA: return problem.m * problem.d.size();
     case BGRADB: return problem.n * problem.d.size();
     default: return 0;
     }
@@ -445,7 +451,8 @@ CUBLASLT int cublasLtMatmulPreferenceDestroy(Preference *preference) {
     return SUCCESS;
 }
 
-CUBLASLT int cublasLtMatmulPreferenceSetAttribute(Preference *preference, int attribute, const void *value, size_t bytes) {
+CUBLASLT int cublasLtMatmulPreferenceSetAttribute(Preference *preference, int attribute, const void *value,
+                                                  size_t bytes) {
     if (preference == nullptr) return INVALID_VALUE;
     if (attribute == 1) return take(preference->workspace, value, bytes);
     if (attribute >= 5 && attribute <= 8) {
@@ -475,8 +482,8 @@ CUBLASLT int cublasLtMatmulAlgoGetHeuristic(Handle *handle, Description *descrip
     return SUCCESS;
 }
 
-CUBLASLT int cublasLtMatmulAlgoCheck(Handle *handle, Description *description, Layout *a, Layout *b, Layout *c, Layout *d,
-                                     const Algorithm *algorithm, HeuristicResult *result) {
+CUBLASLT int cublasLtMatmulAlgoCheck(Handle *handle, Description *description, Layout *a, Layout *b, Layout *c,
+                                     Layout *d, const Algorithm *algorithm, HeuristicResult *result) {
     if (handle == nullptr) return NOT_INITIALIZED;
     if (algorithm == nullptr || result == nullptr) return INVALID_VALUE;
     Problem problem;
@@ -487,10 +494,10 @@ CUBLASLT int cublasLtMatmulAlgoCheck(Handle *handle, Description *description, L
     return SUCCESS;
 }
 
-CUBLASLT int cublasLtMatmul(Handle *handle, Description *description, const float *alpha, const void *a_start, Layout *a,
-                            const void *b_start, Layout *b, const float *beta, const void *c_start, Layout *c,
-                            void *d_start, Layout *d, const Algorithm *algorithm, void *workspace, size_t workspace_bytes,
-                            void *stream) {
+CUBLASLT int cublasLtMatmul(Handle *handle, Description *description, const float *alpha, const void *a_start,
+                            Layout *a, const void *b_start, Layout *b, const float *beta, const void *c_start,
+                            Layout *c, void *d_start, Layout *d, const Algorithm *algorithm, void *workspace,
+                            size_t workspace_bytes, void *stream) {
     if (handle == nullptr || handle->made_here != Handle().made_here) return NOT_INITIALIZED;
     Problem problem;
     if (const Status status = fit(description, a, b, c, d, &problem)) return status;
@@ -514,7 +521,8 @@ CUBLASLT int cublasLtMatmul(Handle *handle, Description *description, const floa
     }
     if (reinterpret_cast<u64>(description->bias) % problem.d.size() != 0) return INVALID_VALUE;
     if (chosen.workspace > workspace_bytes) return INVALID_VALUE;
-    if (chosen.workspace > 0 && (workspace == nullptr || reinterpret_cast<u64>(workspace) % 256 != 0)) return INVALID_VALUE;
+    if (chosen.workspace > 0 && (workspace == nullptr || reinterpret_cast<u64>(workspace) % 256 != 0))
+        return INVALID_VALUE;
     const float host_alpha = of_device ? 0 : *alpha, host_beta = of_device ? 0 : *beta;
 
     const int result = vaecf_emulator_enqueue(stream, [=]() -> Fault {

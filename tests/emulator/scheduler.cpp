@@ -174,8 +174,8 @@ std::string standing(const Thread &thread) {
             Thread &other = machine.threads[i / LANES * LANES + lane];
             if (other.state == State::with_warp) continue;
             machine.current = &thread;
-            fault(LAUNCH_FAILED, "waits at %s, which not all lanes of its warp reach: %s",
-                  name_of(thread.warp->what), standing(other).c_str());
+            fault(LAUNCH_FAILED, "waits at %s, which not all lanes of its warp reach: %s", name_of(thread.warp->what),
+                  standing(other).c_str());
         }
     }
     Thread *waits = nullptr, *gone = nullptr;
@@ -273,7 +273,8 @@ void load(Warp &warp, bool transposed, Thread *lanes) {
         set_current(lanes[lane]);
         const u64 row = reinterpret_cast<u64>(warp.rows[lane]);
         if (!memory.is_shared(row)) {
-            fault(ILLEGAL_ADDRESS, "gives load_tiles %s, and rows come from shared memory", memory.describe(row).c_str());
+            fault(ILLEGAL_ADDRESS, "gives load_tiles %s, and rows come from shared memory",
+                  memory.describe(row).c_str());
         }
         touch(row, 16, Access::read, true);
         memcpy(tiles[lane / 8][lane % 8], warp.rows[lane], 16);
@@ -323,7 +324,8 @@ inline void arrive(Warp &warp, Together what) {
     if (warp.arrived == 0) {
         warp.what = what;
         if ((thread.number | (LANES - 1)) >= machine.count) {
-            fault(LAUNCH_FAILED, "meets %s in a warp of %u threads, and it takes 32", name_of(what), machine.count % LANES);
+            fault(LAUNCH_FAILED, "meets %s in a warp of %u threads, and it takes 32", name_of(what),
+                  machine.count % LANES);
         }
     } else if (warp.what != what) {
         const Thread *lanes = &machine.threads[thread.number / LANES * LANES];
@@ -468,7 +470,9 @@ std::string block_at(u64 moment) {
     const u64 start = start_of_block(moment);
     const auto found = std::find_if(machine.blocks.begin(), machine.blocks.end(),
                                     [&](const Block &block) { return block.start == start; });
-    return found == machine.blocks.end() ? "another block" : "block " + place_of(index_of(found->number, machine.launch->grid), machine.launch->grid);
+    return found == machine.blocks.end()
+               ? "another block"
+               : "block " + place_of(index_of(found->number, machine.launch->grid), machine.launch->grid);
 }
 
 Index thread_index() { return machine.current->index; }
@@ -579,10 +583,12 @@ void start_copy(void *to, const void *from, u32 bytes) {
               memory.describe(source).c_str());
     }
     if (source % 16 != 0) {
-        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16", memory.describe(source).c_str());
+        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16",
+              memory.describe(source).c_str());
     }
     if (target % 16 != 0) {
-        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16", memory.describe(target).c_str());
+        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16",
+              memory.describe(target).c_str());
     }
     touch(source, bytes, Access::read, false);
     begin_copy(target);

@@ -52,11 +52,11 @@ struct Fences {
     bool used = false; // by the running block
     u64 changes = 0;   // by atomics of it
     u64 passed[1024] = {};
-    u64 met[1024] = {}; // the block's last barrier before that fence
-    std::vector<u64> changed[1024]; // words that the thread has changed by atomics since
+    u64 met[1024] = {};                              // the block's last barrier before that fence
+    std::vector<u64> changed[1024];                  // words that the thread has changed by atomics since
     std::unordered_map<u64, std::vector<Told>> told; // by each word, in this launch
-    std::vector<Told> heard; // by the running block
-    std::set<u64> heard_of;  // the blocks of these
+    std::vector<Told> heard;                         // by the running block
+    std::set<u64> heard_of;                          // the blocks of these
     u32 hearer = 0;
     u64 heard_at = 0;
 };
@@ -91,8 +91,8 @@ u64 joined(u64 then, u64 horizon) {
 
 std::string name_of(u64 then) {
     const u32 other = who(then);
-    std::string name = other < WARP    ? "thread " + std::to_string(other)
-                       : other < BLOCK ? "other threads of warp " + std::to_string(other - WARP)
+    std::string name = other < WARP     ? "thread " + std::to_string(other)
+                       : other < BLOCK  ? "other threads of warp " + std::to_string(other - WARP)
                        : other < BLOCKS ? "several threads"
                                         : "several blocks";
     if (then < watch.block_start && other != BLOCKS) name += " of " + block_at(then);
@@ -105,7 +105,8 @@ const char *word(Access access) {
 
 [[noreturn]] void race(u64 address, u32 bytes, Access access, u64 then, const char *did) {
     if (then & PENDING) {
-        fault(LAUNCH_FAILED, "%s %u bytes at %s, which a copy_async of %s has yet to bring: no copy_wait of its covers them",
+        fault(LAUNCH_FAILED,
+              "%s %u bytes at %s, which a copy_async of %s has yet to bring: no copy_wait of its covers them",
               word(access), bytes, memory.describe(address).c_str(), name_of(then).c_str());
     }
     const char *lacks = then < watch.block_start || who(then) == BLOCKS ? "and nothing orders the blocks of a launch"
@@ -116,7 +117,8 @@ const char *word(Access access) {
 }
 
 inline bool races(u64 then, u64 horizon) {
-    return then >= horizon && ((then & PENDING) || ((who(then) != me() || then < watch.block_start) && !before_now(then)));
+    return then >= horizon &&
+           ((then & PENDING) || ((who(then) != me() || then < watch.block_start) && !before_now(then)));
 }
 
 inline void touch_cell(Cell &cell, u64 address, u32 bytes, Access access, u64 horizon) {

@@ -12,9 +12,9 @@ namespace emulator {
 constexpr u32 MOMENT_SHIFT = 16;
 
 struct Watch {
-    bool on = false;      // by the environment
+    bool on = false;       // by the environment
     bool watching = false; // on, and a kernel runs
-    u64 stacks = 0;       // accesses to these bytes are a thread's own business
+    u64 stacks = 0;        // accesses to these bytes are a thread's own business
     u64 stacks_bytes = 0;
 
     // Set by the scheduler.

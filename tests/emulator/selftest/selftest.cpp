@@ -66,7 +66,8 @@ int cuModuleLoadData(void **, const void *);
 int cuModuleGetFunction(void **, void *, const char *);
 int cuFuncSetAttribute(void *, int, int);
 int cuFuncGetAttribute(int *, int, void *);
-int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
+                   void **);
 int cuGetErrorName(int, const char **);
 int cuGetProcAddress_v2(const char *, void **, int, u64, int *);
 int cublasLtCreate(void **);
@@ -144,8 +145,7 @@ void *kernel(const char *name) {
     return function;
 }
 
-template <class... T>
-int launch(const char *name, u32 grid, u32 block, u32 shared, void *stream, T... arguments) {
+template <class... T> int launch(const char *name, u32 grid, u32 block, u32 shared, void *stream, T... arguments) {
     void *pointers[] = {&arguments..., nullptr};
     return cuLaunchKernel(kernel(name), grid, 1, 1, block, 1, 1, shared, stream, pointers, nullptr);
 }
@@ -183,10 +183,10 @@ struct Numbers {
 struct Planted {
     const char *name;
     u32 grid, block, shared;
-    bool reads;        // has a source of 4 * 64 words before `out`
-    u32 out_words;     // 0 for one each thread
+    bool reads;    // has a source of 4 * 64 words before `out`
+    u32 out_words; // 0 for one each thread
     int code;
-    const char *says;  // what the sentence must contain
+    const char *says; // what the sentence must contain
 };
 
 const Planted PLANTED[] = {
@@ -476,7 +476,8 @@ void fragments() {
                         const u32 row = (lane >> 2) + (i < 2 ? 0 : 8), column = lane % 4 * 2 + (i & 1);
                         double sum = c[row * 8 + column], size = std::fabs(sum);
                         for (u32 j = 0; j < k; ++j) {
-                            const double term = double(type.widen(a[row * k + j])) * double(type.widen(b[j * 8 + column]));
+                            const double term =
+                                double(type.widen(a[row * k + j])) * double(type.widen(b[j * 8 + column]));
                             sum += term;
                             size += std::fabs(term);
                         }
@@ -521,7 +522,8 @@ void fragments() {
             for (u32 i = 0; i < rows; ++i) {
                 double sum = 0;
                 for (u32 j = 0; j < n; ++j) sum += std::exp(double(x[i * n + j]));
-                for (u32 j = 0; j < n; ++j) SURE(std::fabs(y[i * n + j] * sum / std::exp(double(x[i * n + j])) - 1) < 1e-5);
+                for (u32 j = 0; j < n; ++j)
+                    SURE(std::fabs(y[i * n + j] * sum / std::exp(double(x[i * n + j])) - 1) < 1e-5);
             }
         }
     });
@@ -582,6 +584,11 @@ void driver() {
         void *unknown;
         EXPECT(500, cuModuleGetFunction(&unknown, module_, "no_such_kernel"));
         EXPECT(200, cuModuleLoadData(&unknown, "neither ELF nor PTX"));
+        EXPECT(218, cuModuleLoadData(&unknown, ".version 8.8\n.target sm_100\n.visible .entry add_one(\n)"));
+        void *ptx = nullptr;
+        DO(cuModuleLoadData(&ptx, ".version 8.8\n.target sm_80\n.visible .entry add_one(\n)"));
+        DO(cuModuleGetFunction(&unknown, ptx, "add_one"));
+        EXPECT(500, cuModuleGetFunction(&unknown, ptx, "add_scaled"));
         DO(cuCtxSynchronize());
     });
     check("a block uses as much shared memory as the device has", [] {
@@ -919,7 +926,9 @@ struct Product {
 
     void *handle = nullptr, *description = nullptr, *a = nullptr, *b = nullptr, *d = nullptr, *preference = nullptr;
 
-    long long leading(int order_, u64 rows, u64 columns) const { return (long long)(order_ == 0 ? rows : columns) + extra; }
+    long long leading(int order_, u64 rows, u64 columns) const {
+        return (long long)(order_ == 0 ? rows : columns) + extra;
+    }
     u64 rows(int which) const { return which == 0 ? (transpose_a ? k : m) : which == 1 ? (transpose_b ? n : k) : m; }
     u64 columns(int which) const { return which == 0 ? (transpose_a ? m : k) : which == 1 ? (transpose_b ? k : n) : n; }
     u64 size(int which) const {
@@ -985,7 +994,7 @@ std::vector<u8> drawn(Numbers &numbers, int type, u64 count) {
 void products() {
     check("products of every type, order, transposition and epilogue", [] {
         Numbers numbers;
-        const int types[][3] = {{ALL_F32, F32, F32}, {TF32, F32, F32}, {ALL_F32, F16, F16},
+        const int types[][3] = {{ALL_F32, F32, F32}, {TF32, F32, F32},      {ALL_F32, F16, F16},
                                 {ALL_F32, F16, F32}, {ALL_F32, BF16, BF16}, {ALL_F32, BF16, F32}};
         const u64 sizes[] = {1, 2, 3, 8, 31, 33, 64};
         for (u32 round = 0; round < 600; ++round) {
@@ -1005,7 +1014,8 @@ void products() {
             product.k = sizes[numbers.next() % 7];
             product.extra = int(numbers.next() % 3) * 8;
             const float alpha = numbers.between(-2, 2), beta = numbers.next() % 2 ? numbers.between(-2, 2) : 0;
-            const auto a = drawn(numbers, product.type, product.size(0)), b = drawn(numbers, product.type, product.size(1));
+            const auto a = drawn(numbers, product.type, product.size(0)),
+                       b = drawn(numbers, product.type, product.size(1));
             const auto c = drawn(numbers, product.d_type, product.size(2));
             const u64 bias_length = product.epilogue == 512 ? product.n : product.m;
             const auto bias = drawn(numbers, product.d_type, bias_length);
@@ -1019,7 +1029,8 @@ void products() {
             DO(product.heuristic(results, 3, &count));
             SURE(count == 3);
             if (current_failed) return;
-            DO(product.run(alpha, a_at, b_at, beta, d_at, &results[numbers.next() % 3], (workspace + 255) / 256 * 256, nullptr));
+            DO(product.run(alpha, a_at, b_at, beta, d_at, &results[numbers.next() % 3], (workspace + 255) / 256 * 256,
+                           nullptr));
             const auto d = download<u8>(d_at, c.size()), gradient = download<u8>(bias_at, bias.size());
             const double unit = product.d_type == F32 ? 0x1p-24 : product.d_type == F16 ? 0x1p-11 : 0x1p-8;
             const double inner = product.compute == TF32 ? 0x1p-10 : 1e-6;
@@ -1027,8 +1038,10 @@ void products() {
                 for (u64 j = 0; j < product.n; ++j) {
                     double sum = 0, size = 0;
                     for (u64 l = 0; l < product.k; ++l) {
-                        const double x = number_of(a, product.type, product.transpose_a ? product.at(0, l, i) : product.at(0, i, l));
-                        const double y = number_of(b, product.type, product.transpose_b ? product.at(1, j, l) : product.at(1, l, j));
+                        const double x =
+                            number_of(a, product.type, product.transpose_a ? product.at(0, l, i) : product.at(0, i, l));
+                        const double y =
+                            number_of(b, product.type, product.transpose_b ? product.at(1, j, l) : product.at(1, l, j));
                         sum += x * y;
                         size += std::fabs(x * y);
                     }
@@ -1047,8 +1060,10 @@ void products() {
                     double wanted = 0;
                     for (u64 l = 0; l < product.k; ++l) {
                         wanted += product.epilogue == 256
-                                      ? number_of(a, product.type, product.transpose_a ? product.at(0, l, i) : product.at(0, i, l))
-                                      : number_of(b, product.type, product.transpose_b ? product.at(1, i, l) : product.at(1, l, i));
+                                      ? number_of(a, product.type,
+                                                  product.transpose_a ? product.at(0, l, i) : product.at(0, i, l))
+                                      : number_of(b, product.type,
+                                                  product.transpose_b ? product.at(1, i, l) : product.at(1, l, i));
                     }
                     const double off = std::fabs(wanted - number_of(gradient, product.d_type, i));
                     SURE(off <= unit * std::fabs(wanted) + inner * 2 * double(product.k) + 0x1p-24);
@@ -1128,9 +1143,7 @@ void products() {
 
 // ---- Speed ----
 
-double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void speed() {
     for (const char *watch : {"1", "0"}) {
@@ -1144,12 +1157,13 @@ void speed() {
                 DO(cuCtxSynchronize());
                 best = std::min(best, seconds() - start);
             }
-            printf("watch %s: %-38s %8.2f ms, %8.2f million %s a second\n", *watch == '1' ? "on " : "off", what, best * 1e3,
-                   units / best * 1e-6, unit);
+            printf("watch %s: %-38s %8.2f ms, %8.2f million %s a second\n", *watch == '1' ? "on " : "off", what,
+                   best * 1e3, units / best * 1e-6, unit);
         };
         const u32 n = 1024;
         const u64 x = upload(std::vector<float>(n * n, 1));
-        timed("softmax of 1024 rows of 1024", n * n, "numbers", [&] { DO(launch("softmax_rows", n, 256, 32, nullptr, n, x)); });
+        timed("softmax of 1024 rows of 1024", n * n, "numbers",
+              [&] { DO(launch("softmax_rows", n, 256, 32, nullptr, n, x)); });
         const u64 y = upload(std::vector<float>(n * n, 1));
         timed("y += s x, float4, 1024 x 1024", n * n, "numbers",
               [&] { DO(launch("add_scaled", 64, 256, 0, nullptr, n * n / 4, 0.5f, x, y)); });
