@@ -18,8 +18,7 @@ struct KernelEntry {
     u32 sizes[32] = {};
     const KernelEntry *next;
 
-    template <class... T>
-    KernelEntry(const char *name, u32 threads, void (*function)(T...))
+    template <class... T> KernelEntry(const char *name, u32 threads, void (*function)(T...))
         : name(name), threads(threads), function(reinterpret_cast<void (*)()>(function)), call(call_with<T...>),
           count(sizeof...(T)), next(first) {
         static_assert(sizeof...(T) <= 32, "a kernel has at most 32 arguments");
@@ -76,8 +75,9 @@ u32 meet_warp(Together what, u32 value, u32 operand);
 Four load_rows(Together what, const void *row);
 FourFloats multiply_fragments(Together what, FourFloats c, Four a, u32 b0, u32 b1);
 
+void fence();
 u32 fetch_or(u32 *at, u32 bits);
-u32 swap(u32 *at, u32 value);
+u32 exchange(u32 *at, u32 value);
 u32 fetch_add(u32 *at, u32 n);
 float fetch_add(float *at, float x);
 

@@ -59,14 +59,19 @@ struct Settings {
     int shared_per_processor() const {
         switch (capability()) {
         case 75: return 64 << 10;
-        case 80: case 87: return 164 << 10;
-        case 86: case 89: case 120: return 100 << 10;
+        case 80:
+        case 87: return 164 << 10;
+        case 86:
+        case 89:
+        case 120: return 100 << 10;
         default: return 228 << 10;
         }
     }
     int shared_opt_in() const { return capability() == 75 ? 64 << 10 : shared_per_processor() - 1024; }
     int threads_per_processor() const {
-        return capability() == 75 ? 1024 : capability() == 86 || capability() == 89 || capability() == 120 ? 1536 : 2048;
+        return capability() == 75                                                ? 1024
+               : capability() == 86 || capability() == 89 || capability() == 120 ? 1536
+                                                                                 : 2048;
     }
 };
 
@@ -128,9 +133,7 @@ struct ContextCall : Call {
     Context *context = current;
     ContextCall() {
         if (result != SUCCESS) return;
-        result = context == nullptr           ? INVALID_CONTEXT
-                 : context->references == 0   ? CONTEXT_IS_DESTROYED
-                                              : context->lost;
+        result = context == nullptr ? INVALID_CONTEXT : context->references == 0 ? CONTEXT_IS_DESTROYED : context->lost;
     }
 };
 
@@ -218,13 +221,14 @@ Result host_to_device(Stream *stream, u64 to, const void *from, u64 bytes) {
     if (!holds(to, bytes) || !of_host(from)) return INVALID_VALUE;
     void *target = reinterpret_cast<void *>(to);
     if (pinned(from, bytes) || stream->capture) {
-        return streams.enqueue(stream, checked("a copy to the device", to, bytes, [=] { memcpy(target, from, bytes); }));
+        return streams.enqueue(stream,
+                               checked("a copy to the device", to, bytes, [=] { memcpy(target, from, bytes); }));
     }
     // The driver takes pageable memory at once, into memory of its own.
     const u8 *first = static_cast<const u8 *>(from);
     const auto staged = std::make_shared<std::vector<u8>>(first, first + bytes);
-    return streams.enqueue(
-        stream, checked("a copy to the device", to, bytes, [=] { memcpy(target, staged->data(), bytes); }));
+    return streams.enqueue(stream,
+                           checked("a copy to the device", to, bytes, [=] { memcpy(target, staged->data(), bytes); }));
 }
 
 Result device_to_host(Stream *stream, void *to, u64 from, u64 bytes) {
@@ -335,31 +339,38 @@ CUDA cuDeviceGetAttribute(int *value, int attribute, int device) {
     if (attribute < 1 || attribute > 147) return INVALID_VALUE;
     const Settings &settings = driver.settings;
     switch (attribute) {
-    case 1: *value = 1024; break;                             // MAX_THREADS_PER_BLOCK
-    case 2: case 3: *value = 1024; break;                     // MAX_BLOCK_DIM_X, Y
-    case 4: *value = 64; break;                               // MAX_BLOCK_DIM_Z
-    case 5: *value = 0x7fffffff; break;                       // MAX_GRID_DIM_X
-    case 6: case 7: *value = 65535; break;                    // MAX_GRID_DIM_Y, Z
-    case 8: *value = SHARED_WITHOUT_ASKING; break;            // MAX_SHARED_MEMORY_PER_BLOCK
-    case 9: *value = 65536; break;                            // TOTAL_CONSTANT_MEMORY
-    case 10: *value = 32; break;                              // WARP_SIZE
-    case 12: case 82: *value = 65536; break;                  // MAX_REGISTERS_PER_BLOCK, _MULTIPROCESSOR
-    case 13: *value = 1980000; break;                         // CLOCK_RATE, kHz
-    case 15: case 31: case 41: *value = 1; break;             // GPU_OVERLAP, CONCURRENT_KERNELS, UNIFIED_ADDRESSING
-    case 16: *value = 132; break;                             // MULTIPROCESSOR_COUNT
-    case 19: case 78: case 99: *value = 1; break;             // CAN_MAP_HOST_MEMORY, STREAM_PRIORITIES, HOST_REGISTER
-    case 33: *value = 1 + device; break;                      // PCI_BUS_ID
-    case 36: *value = 2619000; break;                         // MEMORY_CLOCK_RATE, kHz
-    case 37: *value = 5120; break;                            // GLOBAL_MEMORY_BUS_WIDTH, bits
-    case 38: *value = 50 << 20; break;                        // L2_CACHE_SIZE
+    case 1: *value = 1024; break; // MAX_THREADS_PER_BLOCK
+    case 2:
+    case 3: *value = 1024; break;       // MAX_BLOCK_DIM_X, Y
+    case 4: *value = 64; break;         // MAX_BLOCK_DIM_Z
+    case 5: *value = 0x7fffffff; break; // MAX_GRID_DIM_X
+    case 6:
+    case 7: *value = 65535; break;                 // MAX_GRID_DIM_Y, Z
+    case 8: *value = SHARED_WITHOUT_ASKING; break; // MAX_SHARED_MEMORY_PER_BLOCK
+    case 9: *value = 65536; break;                 // TOTAL_CONSTANT_MEMORY
+    case 10: *value = 32; break;                   // WARP_SIZE
+    case 12:
+    case 82: *value = 65536; break;   // MAX_REGISTERS_PER_BLOCK, _MULTIPROCESSOR
+    case 13: *value = 1980000; break; // CLOCK_RATE, kHz
+    case 15:
+    case 31:
+    case 41: *value = 1; break;   // GPU_OVERLAP, CONCURRENT_KERNELS, UNIFIED_ADDRESSING
+    case 16: *value = 132; break; // MULTIPROCESSOR_COUNT
+    case 19:
+    case 78:
+    case 99: *value = 1; break;                                // CAN_MAP_HOST_MEMORY, STREAM_PRIORITIES, HOST_REGISTER
+    case 33: *value = 1 + device; break;                       // PCI_BUS_ID
+    case 36: *value = 2619000; break;                          // MEMORY_CLOCK_RATE, kHz
+    case 37: *value = 5120; break;                             // GLOBAL_MEMORY_BUS_WIDTH, bits
+    case 38: *value = 50 << 20; break;                         // L2_CACHE_SIZE
     case 39: *value = settings.threads_per_processor(); break; // MAX_THREADS_PER_MULTIPROCESSOR
-    case 40: *value = 3; break;                               // ASYNC_ENGINE_COUNT
-    case 75: *value = settings.major; break;                  // COMPUTE_CAPABILITY_MAJOR
-    case 76: *value = settings.minor; break;                  // COMPUTE_CAPABILITY_MINOR
-    case 81: *value = settings.shared_per_processor(); break; // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-    case 97: *value = settings.shared_opt_in(); break;        // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    case 106: *value = 32; break;                             // MAX_BLOCKS_PER_MULTIPROCESSOR
-    case 111: *value = 1024; break;                           // RESERVED_SHARED_MEMORY_PER_BLOCK
+    case 40: *value = 3; break;                                // ASYNC_ENGINE_COUNT
+    case 75: *value = settings.major; break;                   // COMPUTE_CAPABILITY_MAJOR
+    case 76: *value = settings.minor; break;                   // COMPUTE_CAPABILITY_MINOR
+    case 81: *value = settings.shared_per_processor(); break;  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+    case 97: *value = settings.shared_opt_in(); break;         // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    case 106: *value = 32; break;                              // MAX_BLOCKS_PER_MULTIPROCESSOR
+    case 111: *value = 1024; break;                            // RESERVED_SHARED_MEMORY_PER_BLOCK
     default: *value = 0; break;
     }
     return SUCCESS;
@@ -552,8 +563,8 @@ CUDA cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void *stream) {
     if (call.result != SUCCESS || bytes == 0) return call.result;
     if (!holds(to, bytes) || !holds(from, bytes)) return INVALID_VALUE;
     return streams.enqueue(call.stream, checked("a copy within the device", to, bytes, [=] {
-        memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes);
-    }));
+                               memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes);
+                           }));
 }
 
 CUDA cuMemcpyHtoD_v2(u64 to, const void *from, size_t bytes) {
@@ -572,18 +583,16 @@ CUDA cuMemsetD8Async(u64 to, unsigned char value, size_t count, void *stream) {
     StreamCall call(stream);
     if (call.result != SUCCESS || count == 0) return call.result;
     if (!holds(to, count)) return INVALID_VALUE;
-    return streams.enqueue(call.stream, checked("a fill", to, count, [=] {
-        memset(reinterpret_cast<void *>(to), value, count);
-    }));
+    return streams.enqueue(call.stream,
+                           checked("a fill", to, count, [=] { memset(reinterpret_cast<void *>(to), value, count); }));
 }
 
 CUDA cuMemsetD32Async(u64 to, unsigned value, size_t count, void *stream) {
     StreamCall call(stream);
     if (call.result != SUCCESS || count == 0) return call.result;
     if (to % 4 != 0 || !holds(to, 4 * count)) return INVALID_VALUE;
-    return streams.enqueue(call.stream, checked("a fill", to, 4 * count, [=] {
-        std::fill_n(reinterpret_cast<u32 *>(to), count, value);
-    }));
+    return streams.enqueue(
+        call.stream, checked("a fill", to, 4 * count, [=] { std::fill_n(reinterpret_cast<u32 *>(to), count, value); }));
 }
 
 // ---- Streams and events ----
@@ -800,15 +809,28 @@ CUDA cuGraphExecDestroy(void *executable) {
 
 namespace {
 
-// What a module's image must be: a cubin for this device, or PTX or a fat binary, in which nothing is looked for.
+// PTX, as text that ends in a zero: for this device or an older one.
+Result read_text(const char *text, Module &module) {
+    if (strncmp(text, "//", 2) != 0 && strncmp(text, ".version", 8) != 0) return INVALID_IMAGE;
+    const char *target = strstr(text, ".target sm_");
+    if (target == nullptr) return SUCCESS;
+    if (atoi(target + 11) > driver.settings.capability()) return INVALID_PTX;
+    module.lists_kernels = true;
+    for (const char *entry = text; (entry = strstr(entry, ".entry ")) != nullptr;) {
+        entry += 7;
+        module.kernels.push_back(std::string(entry, strcspn(entry, " (\n")));
+    }
+    return SUCCESS;
+}
+
+// What a module's image must be: a cubin for this device, or PTX, or a fat binary, in which nothing is looked for.
 Result read_image(const u8 *image, Module &module) {
     if (image == nullptr) return INVALID_VALUE;
     if (memcmp(image, ELFMAG, SELFMAG) != 0) {
         u32 magic;
         memcpy(&magic, image, 4);
         const bool fat = magic == 0xba55ed50 || magic == 0x466243b1;
-        const char *text = reinterpret_cast<const char *>(image);
-        return fat || strncmp(text, "//", 2) == 0 || strncmp(text, ".version", 8) == 0 ? SUCCESS : INVALID_IMAGE;
+        return fat ? SUCCESS : read_text(reinterpret_cast<const char *>(image), module);
     }
     Elf64_Ehdr header;
     memcpy(&header, image, sizeof header);
@@ -901,11 +923,16 @@ CUDA cuFuncGetAttribute(int *value, int attribute, void *function) {
     auto *found = find(driver.functions, function);
     if (found == nullptr) return INVALID_HANDLE;
     switch (attribute) {
-    case 0: *value = int((*found)->kernel->threads); break;        // MAX_THREADS_PER_BLOCK
-    case 4: *value = 32; break;                                    // NUM_REGS
-    case 5: case 6: *value = driver.settings.capability(); break;  // PTX_VERSION, BINARY_VERSION
-    case 8: *value = int((*found)->dynamic_limit); break;          // MAX_DYNAMIC_SHARED_SIZE_BYTES
-    case 1: case 2: case 3: case 7: case 9: *value = 0; break;
+    case 0: *value = int((*found)->kernel->threads); break; // MAX_THREADS_PER_BLOCK
+    case 4: *value = 32; break;                             // NUM_REGS
+    case 5:
+    case 6: *value = driver.settings.capability(); break; // PTX_VERSION, BINARY_VERSION
+    case 8: *value = int((*found)->dynamic_limit); break; // MAX_DYNAMIC_SHARED_SIZE_BYTES
+    case 1:
+    case 2:
+    case 3:
+    case 7:
+    case 9: *value = 0; break;
     default: return INVALID_VALUE;
     }
     return SUCCESS;
@@ -988,7 +1015,8 @@ CUDA cuLaunchKernelEx(const LaunchConfig *config, void *function, void **argumen
     if (call.result == SUCCESS && extra != nullptr) return NOT_SUPPORTED;
     for (u32 i = 0; i < config->attribute_count; ++i) {
         const LaunchAttribute &attribute = config->attributes[i];
-        const bool cluster = attribute.id == 4 && attribute.cluster[0] * attribute.cluster[1] * attribute.cluster[2] > 1;
+        const bool cluster =
+            attribute.id == 4 && attribute.cluster[0] * attribute.cluster[1] * attribute.cluster[2] > 1;
         if (cluster || attribute.id == 2) return NOT_SUPPORTED; // clusters and cooperative launches
     }
     return launch(call, function, config->grid, config->block, config->shared_bytes, arguments);
@@ -1013,6 +1041,7 @@ const Named RESULTS[] = {
     {200, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
+    {218, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
     {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {401, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
     {500, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
@@ -1030,9 +1059,11 @@ const Named RESULTS[] = {
     {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not ended in the same stream as it began"},
     {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
     {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
-    {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing blocking stream"},
+    {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
     {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
-    {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"},
+    {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 

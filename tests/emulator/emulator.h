@@ -96,8 +96,6 @@ INLINE void sincospif(float x, float *sine, float *cosine) {
 }
 
 INLINE void sync_block() { emulator::meet_block(); }
-// Blocks run one after another, and see what was written before.
-INLINE void fence() {}
 INLINE void sync_warp() { emulator::meet_warp(emulator::Together::sync, 0, 0); }
 INLINE u32 swap_lanes(u32 x, u32 mask) { return emulator::meet_warp(emulator::Together::swap, x, mask); }
 INLINE float swap_lanes(float x, u32 mask) { return as_float(swap_lanes(as_bits(x), mask)); }
@@ -106,8 +104,9 @@ INLINE float from_lane(float x, u32 lane) { return as_float(from_lane(as_bits(x)
 INLINE u32 from_below(u32 x, u32 by) { return emulator::meet_warp(emulator::Together::from_below, x, by); }
 INLINE u32 vote(bool yes) { return emulator::meet_warp(emulator::Together::vote, yes, 0); }
 
+INLINE void fence() { emulator::fence(); }
 INLINE u32 atomic_or(u32 *at, u32 bits) { return emulator::fetch_or(at, bits); }
-INLINE u32 atomic_swap(u32 *at, u32 value) { return emulator::swap(at, value); }
+INLINE u32 atomic_swap(u32 *at, u32 value) { return emulator::exchange(at, value); }
 INLINE u32 atomic_add(u32 *at, u32 n) { return emulator::fetch_add(at, n); }
 INLINE float atomic_add(float *at, float x) { return emulator::fetch_add(at, x); }
 

@@ -1,6 +1,7 @@
 // The switch saves what a called function must leave as it was, and nothing else.
 #include "fiber.h"
 
+#ifndef VAECF_EMULATOR_UCONTEXT
 #if defined(__x86_64__)
 asm(R"(
     .text
@@ -60,4 +61,5 @@ vaecf_emulator_switch:
     ret
     .size vaecf_emulator_switch, .-vaecf_emulator_switch
 )");
+#endif
 #endif

@@ -2,13 +2,15 @@
 #pragma once
 
 #include <cstddef>
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if (!defined(__x86_64__) && !defined(__aarch64__)) || defined(VAECF_EMULATOR_UCONTEXT)
+#undef VAECF_EMULATOR_UCONTEXT
+#define VAECF_EMULATOR_UCONTEXT
 #include <ucontext.h>
 #endif
 
 namespace emulator {
 
-#if defined(__x86_64__) || defined(__aarch64__)
+#ifndef VAECF_EMULATOR_UCONTEXT
 
 // Where a suspended stack stands. What a call must keep is saved on the stack itself.
 using Fiber = void *;

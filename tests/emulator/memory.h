@@ -7,6 +7,13 @@
 
 #include "numbers.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
+
 namespace emulator {
 
 // Who touched some bytes last. Both are moments of the watch (watch.cpp); zero is never.

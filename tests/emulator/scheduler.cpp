@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -78,7 +79,6 @@ struct Machine {
     Thread threads[MOST_THREADS];
     Warp warps[MOST_THREADS / LANES];
     u8 *stacks = nullptr;
-    bool stacks_spoilt = false; // a fault has left threads in the middle of their work
 
     const Launch *launch;
     void **arguments;
@@ -174,8 +174,8 @@ std::string standing(const Thread &thread) {
             Thread &other = machine.threads[i / LANES * LANES + lane];
             if (other.state == State::with_warp) continue;
             machine.current = &thread;
-            fault(LAUNCH_FAILED, "waits at %s, which not all lanes of its warp reach: %s",
-                  name_of(thread.warp->what), standing(other).c_str());
+            fault(LAUNCH_FAILED, "waits at %s, which not all lanes of its warp reach: %s", name_of(thread.warp->what),
+                  standing(other).c_str());
         }
     }
     Thread *waits = nullptr, *gone = nullptr;
@@ -273,7 +273,8 @@ void load(Warp &warp, bool transposed, Thread *lanes) {
         set_current(lanes[lane]);
         const u64 row = reinterpret_cast<u64>(warp.rows[lane]);
         if (!memory.is_shared(row)) {
-            fault(ILLEGAL_ADDRESS, "gives load_tiles %s, and rows come from shared memory", memory.describe(row).c_str());
+            fault(ILLEGAL_ADDRESS, "gives load_tiles %s, and rows come from shared memory",
+                  memory.describe(row).c_str());
         }
         touch(row, 16, Access::read, true);
         memcpy(tiles[lane / 8][lane % 8], warp.rows[lane], 16);
@@ -311,8 +312,8 @@ void work_together(Warp &warp, Thread *lanes) {
     }
     case Together::load: load(warp, false, lanes); break;
     case Together::load_transposed: load(warp, true, lanes); break;
-    case Together::multiply_f16: multiply_halves(warp, widen_f16); break;
-    case Together::multiply_bf16: multiply_halves(warp, widen_bf16); break;
+    case Together::multiply_f16: multiply_halves(warp, [](u16 bits) { return widen_f16(bits); }); break;
+    case Together::multiply_bf16: multiply_halves(warp, [](u16 bits) { return widen_bf16(bits); }); break;
     case Together::multiply_tf32: multiply_singles(warp); break;
     }
 }
@@ -323,14 +324,15 @@ inline void arrive(Warp &warp, Together what) {
     if (warp.arrived == 0) {
         warp.what = what;
         if ((thread.number | (LANES - 1)) >= machine.count) {
-            fault(LAUNCH_FAILED, "meets %s in a warp of %u threads, and it takes 32", name_of(what), machine.count % LANES);
+            fault(LAUNCH_FAILED, "meets %s in a warp of %u threads, and it takes 32", name_of(what),
+                  machine.count % LANES);
         }
     } else if (warp.what != what) {
         const Thread *lanes = &machine.threads[thread.number / LANES * LANES];
         const Thread *other = lanes;
         while (other->state != State::with_warp) ++other;
-        fault(LAUNCH_FAILED, "meets %s while %s of its warp waits at %s: two different collectives at a time",
-              name_of(what), ("thread " + std::to_string(other->number)).c_str(), name_of(warp.what));
+        fault(LAUNCH_FAILED, "meets %s, and %s: two different collectives of one warp", name_of(what),
+              standing(*other).c_str());
     }
     if (++warp.arrived < LANES) {
         thread.state = State::with_warp;
@@ -367,6 +369,7 @@ void prepare_stacks() {
 void start_thread(u32 number, u64 block_start) {
     Thread &thread = machine.threads[number];
     u8 *stack = machine.stacks + ARGUMENTS_BYTES + number * STACK_STEP + GUARD_BYTES;
+    ASAN_UNPOISON_MEMORY_REGION(stack, STACK_BYTES); // of what the last thread never returned from
     // Tops at different distances, lest all of them fall into the same few lines of the cache.
     start_fiber(&thread.fiber, stack, STACK_BYTES - number % 32 * 192, thread_body);
     thread.number = number;
@@ -385,6 +388,7 @@ void run_block(u64 number) {
     const u64 start = next_tick();
     watch.block_start = watch.block_met = start;
     machine.blocks.push_back({start, u32(number)});
+    forget_fences(false);
     machine.order = machine.random.below(4);
     if (machine.order == 3) machine.order = 0;
     machine.ready_count = machine.finished = machine.waiting = 0;
@@ -428,6 +432,7 @@ Fault run(const Launch &launch, u64 seed) {
         while (common(step, blocks) != 1);
     }
     watch.launch_start = next_tick();
+    forget_fences(true);
     watch.watching = watch.on;
     for (u64 i = 0; i < blocks && machine.fault.code == 0; ++i) {
         run_block(number);
@@ -447,16 +452,27 @@ void fault(int code, const char *format, ...) {
     machine.fault.sentence = "kernel " + std::string(machine.launch->kernel->name) + ", block " +
                              place_of(machine.block_index, machine.launch->grid) + ", thread " +
                              place_of(machine.current->index, machine.launch->block) + ": " + text;
-    machine.stacks_spoilt = true;
     end_launch();
 }
 
-std::string block_at(u64 moment) {
+u64 start_of_block(u64 moment) {
     const Block *found = nullptr;
     for (const Block &block : machine.blocks) {
         if (block.start <= moment) found = &block;
     }
-    return found == nullptr ? "another block" : "block " + place_of(index_of(found->number, machine.launch->grid), machine.launch->grid);
+    return found == nullptr ? 0 : found->start;
+}
+
+size_t blocks_so_far() { return machine.blocks.size(); }
+u32 threads_of_block() { return machine.count; }
+
+std::string block_at(u64 moment) {
+    const u64 start = start_of_block(moment);
+    const auto found = std::find_if(machine.blocks.begin(), machine.blocks.end(),
+                                    [&](const Block &block) { return block.start == start; });
+    return found == machine.blocks.end()
+               ? "another block"
+               : "block " + place_of(index_of(found->number, machine.launch->grid), machine.launch->grid);
 }
 
 Index thread_index() { return machine.current->index; }
@@ -512,32 +528,47 @@ FourFloats multiply_fragments(Together what, FourFloats c, Four a, u32 b0, u32 b
     return warp.c[lane];
 }
 
+namespace {
+
+// A thread that has passed a fence tells others of what came before it by its atomics. Each of those has a tick of
+// its own, so that what the thread does next is not taken for told.
+template <class T, class Change> T change(T *at, Change change) {
+    const u64 address = reinterpret_cast<u64>(at);
+    const bool tells = may_tell();
+    if (tells) {
+        next_tick();
+        set_current(*machine.current);
+    }
+    touch(address, sizeof(T), Access::atomic, true);
+    told_by_atomic(address);
+    if (tells) {
+        next_tick();
+        set_current(*machine.current);
+    }
+    const T old = *at;
+    *at = change(old);
+    return old;
+}
+
+} // namespace
+
+void fence() {
+    next_tick();
+    set_current(*machine.current);
+    pass_fence();
+}
+
 u32 fetch_or(u32 *at, u32 bits) {
-    touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
-    const u32 old = *at;
-    *at |= bits;
-    return old;
+    return change(at, [=](u32 old) { return old | bits; });
 }
-
-u32 swap(u32 *at, u32 value) {
-    touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
-    const u32 old = *at;
-    *at = value;
-    return old;
+u32 exchange(u32 *at, u32 value) {
+    return change(at, [=](u32) { return value; });
 }
-
 u32 fetch_add(u32 *at, u32 n) {
-    touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
-    const u32 old = *at;
-    *at += n;
-    return old;
+    return change(at, [=](u32 old) { return old + n; });
 }
-
 float fetch_add(float *at, float x) {
-    touch(reinterpret_cast<u64>(at), 4, Access::atomic, true);
-    const float old = *at;
-    *at += x;
-    return old;
+    return change(at, [=](float old) { return old + x; });
 }
 
 // A copy is made when its thread waits for it, and no sooner: whoever forgets to wait finds garbage.
@@ -552,10 +583,12 @@ void start_copy(void *to, const void *from, u32 bytes) {
               memory.describe(source).c_str());
     }
     if (source % 16 != 0) {
-        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16", memory.describe(source).c_str());
+        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16",
+              memory.describe(source).c_str());
     }
     if (target % 16 != 0) {
-        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16", memory.describe(target).c_str());
+        fault(ILLEGAL_ADDRESS, "gives copy_async %s, an address that is no multiple of 16",
+              memory.describe(target).c_str());
     }
     touch(source, bytes, Access::read, false);
     begin_copy(target);

@@ -14,9 +14,7 @@ namespace {
 
 constexpr size_t LONG_QUEUE = 64; // past this some of it is done without anybody waiting
 
-double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Adds work after the stream's last, as its new last.
 void append(Stream *stream, const Work &work) {
@@ -176,7 +174,8 @@ bool Streams::run_one() {
 }
 
 void Streams::run_some(u32 operations) {
-    while (operations-- > 0 && run_one()) {}
+    while (operations-- > 0 && run_one()) {
+    }
 }
 
 Result Streams::run_until(Context *context, const std::function<bool()> &so) {

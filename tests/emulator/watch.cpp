@@ -5,9 +5,13 @@
 
 #include <link.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "memory.h"
 
@@ -31,10 +35,49 @@ bool of_my_warp(u64 moment) {
     return other < WARP ? other / 32 == me() / 32 : other == (WARP | me() / 32);
 }
 
+// What a thread of a block told by an atomic: all that it had done before its fence, the atomic itself, and what
+// its block had done before a barrier that the fence came after, or that all threads came to with a fence.
+struct Told {
+    u64 block;
+    u32 thread;
+    u64 fence, atomic, by_block;
+
+    bool covers(u64 then) const {
+        const bool own = who(then) == thread && (then < fence || then >> MOMENT_SHIFT == atomic >> MOMENT_SHIFT);
+        return own || then < by_block;
+    }
+};
+
+struct Fences {
+    bool used = false; // by the running block
+    u64 changes = 0;   // by atomics of it
+    u64 passed[1024] = {};
+    u64 met[1024] = {};                              // the block's last barrier before that fence
+    std::vector<u64> changed[1024];                  // words that the thread has changed by atomics since
+    std::unordered_map<u64, std::vector<Told>> told; // by each word, in this launch
+    std::vector<Told> heard;                         // by the running block
+    std::set<u64> heard_of;                          // the blocks of these
+    u32 hearer = 0;
+    u64 heard_at = 0;
+};
+Fences fences;
+
+// Whether a fence orders what another block did before what I do now.
+__attribute__((noinline)) bool told_to_me(u64 then) {
+    if (fences.heard.empty() || (fences.hearer != me() && fences.heard_at >= watch.block_met)) return false;
+    // Of several blocks it is not known what each did last.
+    if (who(then) == BLOCKS) return fences.heard_of.size() + 1 >= blocks_so_far();
+    const u64 block = start_of_block(then);
+    return std::any_of(fences.heard.begin(), fences.heard.end(),
+                       [&](const Told &told) { return told.block == block && told.covers(then); });
+}
+
 // Whether what happened then, in this launch, by somebody else, is ordered before what I do now.
-bool before_now(u64 then) {
-    if (then < watch.block_start || who(then) == BLOCKS) return false;
-    return then < (of_my_warp(then) ? watch.warp_met : watch.block_met);
+inline bool before_now(u64 then) {
+    if (then < watch.block_start || who(then) == BLOCKS) return told_to_me(then);
+    // With a barrier of the block since, it does not matter who it was.
+    if (then < watch.block_met) return true;
+    return then < watch.warp_met && of_my_warp(then);
 }
 
 // The moment to keep where `then` was kept and I have done the same.
@@ -48,8 +91,8 @@ u64 joined(u64 then, u64 horizon) {
 
 std::string name_of(u64 then) {
     const u32 other = who(then);
-    std::string name = other < WARP    ? "thread " + std::to_string(other)
-                       : other < BLOCK ? "other threads of warp " + std::to_string(other - WARP)
+    std::string name = other < WARP     ? "thread " + std::to_string(other)
+                       : other < BLOCK  ? "other threads of warp " + std::to_string(other - WARP)
                        : other < BLOCKS ? "several threads"
                                         : "several blocks";
     if (then < watch.block_start && other != BLOCKS) name += " of " + block_at(then);
@@ -62,7 +105,8 @@ const char *word(Access access) {
 
 [[noreturn]] void race(u64 address, u32 bytes, Access access, u64 then, const char *did) {
     if (then & PENDING) {
-        fault(LAUNCH_FAILED, "%s %u bytes at %s, which a copy_async of %s has yet to bring: no copy_wait of its covers them",
+        fault(LAUNCH_FAILED,
+              "%s %u bytes at %s, which a copy_async of %s has yet to bring: no copy_wait of its covers them",
               word(access), bytes, memory.describe(address).c_str(), name_of(then).c_str());
     }
     const char *lacks = then < watch.block_start || who(then) == BLOCKS ? "and nothing orders the blocks of a launch"
@@ -72,8 +116,9 @@ const char *word(Access access) {
           memory.describe(address).c_str(), name_of(then).c_str(), did, lacks);
 }
 
-bool races(u64 then, u64 horizon) {
-    return then >= horizon && ((then & PENDING) || ((who(then) != me() || then < watch.block_start) && !before_now(then)));
+inline bool races(u64 then, u64 horizon) {
+    return then >= horizon &&
+           ((then & PENDING) || ((who(then) != me() || then < watch.block_start) && !before_now(then)));
 }
 
 inline void touch_cell(Cell &cell, u64 address, u32 bytes, Access access, u64 horizon) {
@@ -87,7 +132,11 @@ inline void touch_cell(Cell &cell, u64 address, u32 bytes, Access access, u64 ho
     }
     const u64 read = cell.read;
     if (access == Access::read) {
-        if (read != now) cell.read = read < horizon ? now : joined(read, horizon);
+        // Where several have read since the last barrier it says so already.
+        const u32 readers = who(read);
+        if (read == now || (readers == BLOCK && read >= watch.block_met)) return;
+        if (readers == BLOCKS && read >= watch.launch_start) return;
+        cell.read = read < horizon ? now : joined(read, horizon);
         return;
     }
     if (read >= horizon && races(read, horizon)) race(address, bytes, access, read, "read");
@@ -194,6 +243,52 @@ void touch(u64 address, u32 bytes, Access access, bool aligned) {
     if (aligned && bytes == 16) return touch_quickly<16>(address, access);
     if (aligned && bytes == 4) return touch_quickly<4>(address, access);
     touch_slowly(address, bytes, access, aligned);
+}
+
+bool may_tell() { return fences.used && fences.passed[me()] != 0; }
+
+void told_by_atomic(u64 address) {
+    if (!watch.watching || memory.is_shared(address)) return;
+    ++fences.changes;
+    std::vector<u64> &changed = fences.changed[me()];
+    if (std::find(changed.begin(), changed.end(), address) == changed.end()) changed.push_back(address);
+    if (!may_tell()) return;
+    u64 all = ~0ull;
+    for (u32 i = 0; i < threads_of_block(); ++i) all = std::min(all, fences.passed[i]);
+    const u64 by_block = std::max(fences.met[me()], all < watch.block_met ? all : 0);
+    fences.told[address].push_back({watch.block_start, me(), fences.passed[me()], watch.moment, by_block});
+}
+
+void pass_fence() {
+    if (!watch.watching) return;
+    fences.used = true;
+    fences.passed[me()] = watch.moment & ~u64(0xffff);
+    fences.met[me()] = watch.block_met;
+    for (u64 address : fences.changed[me()]) {
+        const auto found = fences.told.find(address);
+        if (found == fences.told.end()) continue;
+        for (const Told &told : found->second) {
+            if (told.block == watch.block_start) continue;
+            fences.heard.push_back(told);
+            fences.heard_of.insert(told.block);
+        }
+        fences.hearer = me();
+        fences.heard_at = watch.moment;
+    }
+    fences.changed[me()].clear();
+}
+
+void forget_fences(bool of_launch) {
+    if (of_launch) fences.told.clear();
+    if (!fences.used && fences.changes == 0) return;
+    for (u32 i = 0; i < 1024; ++i) {
+        fences.passed[i] = 0;
+        fences.changed[i].clear();
+    }
+    fences.used = false;
+    fences.changes = 0;
+    fences.heard.clear();
+    fences.heard_of.clear();
 }
 
 void begin_copy(u64 to) {

@@ -12,9 +12,9 @@ namespace emulator {
 constexpr u32 MOMENT_SHIFT = 16;
 
 struct Watch {
-    bool on = false;      // by the environment
+    bool on = false;       // by the environment
     bool watching = false; // on, and a kernel runs
-    u64 stacks = 0;       // accesses to these bytes are a thread's own business
+    u64 stacks = 0;        // accesses to these bytes are a thread's own business
     u64 stacks_bytes = 0;
 
     // Set by the scheduler.
@@ -39,8 +39,18 @@ void end_copy(u64 to);
 // Ends the launch. The sentence is preceded by who and where.
 [[noreturn]] __attribute__((format(printf, 2, 3))) void fault(int code, const char *format, ...);
 
-// The block that was running at a moment, in words.
+// Order among blocks: what a thread did before a fence, it tells by an atomic after it; who then changes the same
+// word by an atomic and passes a fence has been told.
+bool may_tell();
+void told_by_atomic(u64 address);
+void pass_fence();
+void forget_fences(bool of_launch);
+
+// Of the launch's blocks, the one that was running at a moment: when it began, and in words.
+u64 start_of_block(u64 moment);
 std::string block_at(u64 moment);
+size_t blocks_so_far();
+u32 threads_of_block();
 
 constexpr int ILLEGAL_ADDRESS = 700;
 constexpr int LAUNCH_FAILED = 719;

@@ -162,6 +162,34 @@ KERNEL(plain_read_of_atomic, 256, (u32 right, u32 *out)) {
     if (!right && threadIdx.x == 200) out[1] = out[0];
 }
 
+// The last block adds up what each has left: `out` is a count and then a number of each block.
+INLINE void last_adds_up(bool first_fence, bool second_fence, u32 *out) {
+    if (threadIdx.x == 0) out[1 + blockIdx.x] = blockIdx.x;
+    if (first_fence) fence();
+    sync_block();
+    if (threadIdx.x != 0 || atomic_add(&out[0], 1) + 1 < gridDim.x) return;
+    if (second_fence) fence();
+    u32 sum = 0;
+    for (u32 i = 0; i < gridDim.x; ++i) sum += out[1 + i];
+    out[0] = sum;
+}
+KERNEL(told_without_fence, 256, (u32 right, u32 *out)) { last_adds_up(right, true, out); }
+KERNEL(heard_without_fence, 256, (u32 right, u32 *out)) { last_adds_up(true, right, out); }
+
+// What is written after the fence is not told.
+KERNEL(told_too_late, 256, (u32 right, u32 *out)) {
+    if (threadIdx.x == 0) {
+        if (right) out[1 + blockIdx.x] = blockIdx.x;
+        fence();
+        if (!right) out[1 + blockIdx.x] = blockIdx.x;
+        if (atomic_add(&out[0], 1) + 1 < gridDim.x) return;
+        fence();
+        u32 sum = 0;
+        for (u32 i = 0; i < gridDim.x; ++i) sum += out[1 + i];
+        out[0] = sum;
+    }
+}
+
 // ---- Asynchronous copies ----
 
 KERNEL(copy_without_wait, 64, (u32 right, const u32 *from, u32 *out)) {

@@ -39,7 +39,7 @@ KERNEL(arguments, 32, (u8 a, u16 b, float c, u64 d, Three e, u32 *out)) {
 
 // ---- Warps and fragments ----
 
-KERNEL(collectives, 32, (u32 *out)) {
+KERNEL(collectives, 32, (u32 * out)) {
     const u32 lane = lane_of();
     out[lane] = swap_lanes(100 + lane, 5);
     out[32 + lane] = from_lane(100 + lane, (3 * lane + 1) % 32);
@@ -171,4 +171,4 @@ KERNEL(add_one, 256, (u32 n, u32 *x)) {
 
 // A table that lives with the code.
 static const u32 TABLE[4] = {3, 1, 4, 1};
-KERNEL(read_table, 32, (u32 *out)) { out[threadIdx.x] = TABLE[threadIdx.x % 4]; }
+KERNEL(read_table, 32, (u32 * out)) { out[threadIdx.x] = TABLE[threadIdx.x % 4]; }

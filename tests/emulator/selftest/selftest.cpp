@@ -1,5 +1,6 @@
 // The emulator's own tests. A line a check: "ok NAME" or "FAILED NAME: why"; the exit status says whether all
 // passed. With an argument, only checks whose names contain it; with --speed, measurements instead.
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../numbers.h"
@@ -64,9 +66,25 @@ int cuModuleLoadData(void **, const void *);
 int cuModuleGetFunction(void **, void *, const char *);
 int cuFuncSetAttribute(void *, int, int);
 int cuFuncGetAttribute(int *, int, void *);
-int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
+                   void **);
 int cuGetErrorName(int, const char **);
 int cuGetProcAddress_v2(const char *, void **, int, u64, int *);
+int cublasLtCreate(void **);
+int cublasLtDestroy(void *);
+size_t cublasLtGetVersion();
+int cublasLtMatmulDescCreate(void **, int, int);
+int cublasLtMatmulDescDestroy(void *);
+int cublasLtMatmulDescSetAttribute(void *, int, const void *, size_t);
+int cublasLtMatrixLayoutCreate(void **, int, u64, u64, long long);
+int cublasLtMatrixLayoutDestroy(void *);
+int cublasLtMatrixLayoutSetAttribute(void *, int, const void *, size_t);
+int cublasLtMatmulPreferenceCreate(void **);
+int cublasLtMatmulPreferenceDestroy(void *);
+int cublasLtMatmulPreferenceSetAttribute(void *, int, const void *, size_t);
+int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *, void *, int, void *, int *);
+int cublasLtMatmul(void *, void *, const void *, u64, void *, u64, void *, const void *, u64, void *, u64, void *,
+                   const void *, u64, size_t, void *);
 u64 vaecf_emulator_live_bytes();
 const char *vaecf_emulator_last_fault();
 void vaecf_emulator_restart();
@@ -127,8 +145,7 @@ void *kernel(const char *name) {
     return function;
 }
 
-template <class... T>
-int launch(const char *name, u32 grid, u32 block, u32 shared, void *stream, T... arguments) {
+template <class... T> int launch(const char *name, u32 grid, u32 block, u32 shared, void *stream, T... arguments) {
     void *pointers[] = {&arguments..., nullptr};
     return cuLaunchKernel(kernel(name), grid, 1, 1, block, 1, 1, shared, stream, pointers, nullptr);
 }
@@ -166,10 +183,10 @@ struct Numbers {
 struct Planted {
     const char *name;
     u32 grid, block, shared;
-    bool reads;        // has a source of 4 * 64 words before `out`
-    u32 out_words;     // 0 for one each thread
+    bool reads;    // has a source of 4 * 64 words before `out`
+    u32 out_words; // 0 for one each thread
     int code;
-    const char *says;  // what the sentence must contain
+    const char *says; // what the sentence must contain
 };
 
 const Planted PLANTED[] = {
@@ -197,6 +214,9 @@ const Planted PLANTED[] = {
     {"threads_write_same", 4, 256, 0, false, 4, 719, "with no sync_block between"},
     {"count_without_atomic", 4, 256, 0, false, 7, 719, "race"},
     {"plain_read_of_atomic", 2, 256, 0, false, 2, 719, "race"},
+    {"told_without_fence", 4, 256, 0, false, 5, 719, "nothing orders the blocks"},
+    {"heard_without_fence", 4, 256, 0, false, 5, 719, "nothing orders the blocks"},
+    {"told_too_late", 4, 256, 0, false, 5, 719, "nothing orders the blocks"},
     {"copy_without_wait", 2, 64, 1024, true, 0, 719, "no copy_wait of its covers them"},
     {"copy_without_commit", 2, 64, 1024, true, 0, 719, "no copy_wait of its covers them"},
     {"copy_wait_too_weak", 2, 64, 2048, true, 0, 719, "no copy_wait of its covers them"},
@@ -456,7 +476,8 @@ void fragments() {
                         const u32 row = (lane >> 2) + (i < 2 ? 0 : 8), column = lane % 4 * 2 + (i & 1);
                         double sum = c[row * 8 + column], size = std::fabs(sum);
                         for (u32 j = 0; j < k; ++j) {
-                            const double term = double(type.widen(a[row * k + j])) * double(type.widen(b[j * 8 + column]));
+                            const double term =
+                                double(type.widen(a[row * k + j])) * double(type.widen(b[j * 8 + column]));
                             sum += term;
                             size += std::fabs(term);
                         }
@@ -501,7 +522,8 @@ void fragments() {
             for (u32 i = 0; i < rows; ++i) {
                 double sum = 0;
                 for (u32 j = 0; j < n; ++j) sum += std::exp(double(x[i * n + j]));
-                for (u32 j = 0; j < n; ++j) SURE(std::fabs(y[i * n + j] * sum / std::exp(double(x[i * n + j])) - 1) < 1e-5);
+                for (u32 j = 0; j < n; ++j)
+                    SURE(std::fabs(y[i * n + j] * sum / std::exp(double(x[i * n + j])) - 1) < 1e-5);
             }
         }
     });
@@ -562,6 +584,11 @@ void driver() {
         void *unknown;
         EXPECT(500, cuModuleGetFunction(&unknown, module_, "no_such_kernel"));
         EXPECT(200, cuModuleLoadData(&unknown, "neither ELF nor PTX"));
+        EXPECT(218, cuModuleLoadData(&unknown, ".version 8.8\n.target sm_100\n.visible .entry add_one(\n)"));
+        void *ptx = nullptr;
+        DO(cuModuleLoadData(&ptx, ".version 8.8\n.target sm_80\n.visible .entry add_one(\n)"));
+        DO(cuModuleGetFunction(&unknown, ptx, "add_one"));
+        EXPECT(500, cuModuleGetFunction(&unknown, ptx, "add_scaled"));
         DO(cuCtxSynchronize());
     });
     check("a block uses as much shared memory as the device has", [] {
@@ -835,6 +862,33 @@ void driver() {
         SURE(found == (void *)cuMemAlloc_v2 && status == 0);
         EXPECT(500, cuGetProcAddress_v2("cuNoSuchThing", &found, 13000, 0, &status));
     });
+    check("several threads at a time, each with its stream", [] {
+        begin(1);
+        std::vector<std::thread> threads;
+        std::atomic<int> wrong{0};
+        void *function = kernel("add_one"), *context = nullptr;
+        DO(cuDevicePrimaryCtxRetain(&context, 0));
+        for (int i = 0; i < 4; ++i) {
+            threads.emplace_back([&, i] {
+                void *stream;
+                u64 x;
+                std::vector<u32> host(256, u32(i));
+                u32 n = 256;
+                void *arguments[] = {&n, &x};
+                wrong += cuCtxSetCurrent(context) + cuStreamCreate(&stream, 1) + cuMemAlloc_v2(&x, 1024);
+                for (int round = 0; round < 50; ++round) {
+                    wrong += cuMemcpyHtoDAsync_v2(x, host.data(), 1024, stream);
+                    wrong += cuLaunchKernel(function, 1, 1, 1, 256, 1, 1, 0, stream, arguments, nullptr);
+                    wrong += cuMemcpyDtoHAsync_v2(host.data(), x, 1024, stream);
+                    wrong += cuStreamSynchronize(stream);
+                }
+                for (u32 each : host) wrong += each != u32(i) + 50;
+                wrong += cuStreamDestroy_v2(stream) + cuMemFree_v2(x);
+            });
+        }
+        for (std::thread &thread : threads) thread.join();
+        SURE(wrong == 0);
+    });
     check("the same seed gives the same result, and another another", [] {
         const auto order = [](u32 seed) {
             begin(seed);
@@ -849,11 +903,247 @@ void driver() {
     });
 }
 
+// ---- Products of matrices ----
+
+constexpr int F32 = 0, F16 = 2, BF16 = 14, TF32 = 77, ALL_F32 = 68;
+
+struct Result {
+    u64 algorithm[8];
+    size_t workspace;
+    int state;
+    float waves;
+    int reserved[4];
+};
+
+// A product by the library: m x n from m x k and k x n, each matrix packed, in rows or columns.
+struct Product {
+    int compute = ALL_F32, type = F32, d_type = F32;
+    int transpose_a = 0, transpose_b = 0;
+    int order[3] = {0, 0, 0}; // of A, B and D
+    int epilogue = 1;
+    u64 m = 1, n = 1, k = 1;
+    int extra = 0; // numbers between the lines
+
+    void *handle = nullptr, *description = nullptr, *a = nullptr, *b = nullptr, *d = nullptr, *preference = nullptr;
+
+    long long leading(int order_, u64 rows, u64 columns) const {
+        return (long long)(order_ == 0 ? rows : columns) + extra;
+    }
+    u64 rows(int which) const { return which == 0 ? (transpose_a ? k : m) : which == 1 ? (transpose_b ? n : k) : m; }
+    u64 columns(int which) const { return which == 0 ? (transpose_a ? m : k) : which == 1 ? (transpose_b ? k : n) : n; }
+    u64 size(int which) const {
+        const u64 lines = order[which] == 0 ? columns(which) : rows(which);
+        return lines * u64(leading(order[which], rows(which), columns(which)));
+    }
+    u64 at(int which, u64 row, u64 column) const {
+        const u64 line = u64(leading(order[which], rows(which), columns(which)));
+        return order[which] == 0 ? column * line + row : row * line + column;
+    }
+
+    void make(u64 bias) {
+        DO(cublasLtCreate(&handle));
+        DO(cublasLtMatmulDescCreate(&description, compute, 0));
+        DO(cublasLtMatmulDescSetAttribute(description, 3, &transpose_a, 4));
+        DO(cublasLtMatmulDescSetAttribute(description, 4, &transpose_b, 4));
+        DO(cublasLtMatmulDescSetAttribute(description, 7, &epilogue, 4));
+        DO(cublasLtMatmulDescSetAttribute(description, 8, &bias, 8));
+        void **layouts[] = {&a, &b, &d};
+        for (int i = 0; i < 3; ++i) {
+            DO(cublasLtMatrixLayoutCreate(layouts[i], i < 2 ? type : d_type, rows(i), columns(i),
+                                          leading(order[i], rows(i), columns(i))));
+            DO(cublasLtMatrixLayoutSetAttribute(*layouts[i], 1, &order[i], 4));
+        }
+        DO(cublasLtMatmulPreferenceCreate(&preference));
+    }
+    int heuristic(Result *results, int wanted, int *count) {
+        return cublasLtMatmulAlgoGetHeuristic(handle, description, a, b, d, d, preference, wanted, results, count);
+    }
+    int run(float alpha, u64 a_at, u64 b_at, float beta, u64 d_at, const Result *result, u64 workspace, void *stream) {
+        return cublasLtMatmul(handle, description, &alpha, a_at, a, b_at, b, &beta, d_at, d, d_at, d,
+                              result ? result->algorithm : nullptr, workspace, result ? result->workspace : 0, stream);
+    }
+    void destroy() {
+        for (void *layout : {a, b, d}) DO(cublasLtMatrixLayoutDestroy(layout));
+        DO(cublasLtMatmulDescDestroy(description));
+        DO(cublasLtMatmulPreferenceDestroy(preference));
+        DO(cublasLtDestroy(handle));
+    }
+};
+
+double number_of(const std::vector<u8> &bytes, int type, u64 at) {
+    if (type == F32) {
+        float x;
+        memcpy(&x, &bytes[4 * at], 4);
+        return x;
+    }
+    u16 x;
+    memcpy(&x, &bytes[2 * at], 2);
+    return type == F16 ? value_of(x, 10, 5) : value_of(x, 7, 8);
+}
+
+std::vector<u8> drawn(Numbers &numbers, int type, u64 count) {
+    std::vector<u8> bytes;
+    for (u64 i = 0; i < count; ++i) {
+        const float x = numbers.between(-2, 2);
+        const u32 bits = type == F32 ? bits_of(x) : type == F16 ? emulator::narrow_f16(x) : emulator::narrow_bf16(x);
+        for (int j = 0; j < (type == F32 ? 4 : 2); ++j) bytes.push_back(u8(bits >> 8 * j));
+    }
+    return bytes;
+}
+
+void products() {
+    check("products of every type, order, transposition and epilogue", [] {
+        Numbers numbers;
+        const int types[][3] = {{ALL_F32, F32, F32}, {TF32, F32, F32},      {ALL_F32, F16, F16},
+                                {ALL_F32, F16, F32}, {ALL_F32, BF16, BF16}, {ALL_F32, BF16, F32}};
+        const u64 sizes[] = {1, 2, 3, 8, 31, 33, 64};
+        for (u32 round = 0; round < 600; ++round) {
+            begin(round + 1);
+            Product product;
+            const int *chosen = types[round % 6];
+            product.compute = chosen[0];
+            product.type = chosen[1];
+            product.d_type = chosen[2];
+            product.transpose_a = int(numbers.next() % 2);
+            product.transpose_b = int(numbers.next() % 2);
+            product.epilogue = std::vector<int>{1, 2, 4, 6, 256, 512}[numbers.next() % 6];
+            for (int &order : product.order) order = int(numbers.next() % 2);
+            if (product.epilogue > 2) product.order[2] = 0;
+            product.m = sizes[numbers.next() % 7];
+            product.n = sizes[numbers.next() % 7];
+            product.k = sizes[numbers.next() % 7];
+            product.extra = int(numbers.next() % 3) * 8;
+            const float alpha = numbers.between(-2, 2), beta = numbers.next() % 2 ? numbers.between(-2, 2) : 0;
+            const auto a = drawn(numbers, product.type, product.size(0)),
+                       b = drawn(numbers, product.type, product.size(1));
+            const auto c = drawn(numbers, product.d_type, product.size(2));
+            const u64 bias_length = product.epilogue == 512 ? product.n : product.m;
+            const auto bias = drawn(numbers, product.d_type, bias_length);
+            const u64 a_at = upload(a), b_at = upload(b), d_at = upload(c), bias_at = upload(bias);
+            const u64 workspace = allocate(2 << 20);
+            product.make(bias_at);
+            u64 most = 2 << 20;
+            DO(cublasLtMatmulPreferenceSetAttribute(product.preference, 1, &most, 8));
+            Result results[3];
+            int count = 0;
+            DO(product.heuristic(results, 3, &count));
+            SURE(count == 3);
+            if (current_failed) return;
+            DO(product.run(alpha, a_at, b_at, beta, d_at, &results[numbers.next() % 3], (workspace + 255) / 256 * 256,
+                           nullptr));
+            const auto d = download<u8>(d_at, c.size()), gradient = download<u8>(bias_at, bias.size());
+            const double unit = product.d_type == F32 ? 0x1p-24 : product.d_type == F16 ? 0x1p-11 : 0x1p-8;
+            const double inner = product.compute == TF32 ? 0x1p-10 : 1e-6;
+            for (u64 i = 0; i < product.m; ++i) {
+                for (u64 j = 0; j < product.n; ++j) {
+                    double sum = 0, size = 0;
+                    for (u64 l = 0; l < product.k; ++l) {
+                        const double x =
+                            number_of(a, product.type, product.transpose_a ? product.at(0, l, i) : product.at(0, i, l));
+                        const double y =
+                            number_of(b, product.type, product.transpose_b ? product.at(1, j, l) : product.at(1, l, j));
+                        sum += x * y;
+                        size += std::fabs(x * y);
+                    }
+                    const u64 at = product.at(2, i, j);
+                    double wanted = double(alpha) * sum + double(beta) * number_of(c, product.d_type, at);
+                    if (product.epilogue == 4 || product.epilogue == 6) wanted += number_of(bias, product.d_type, i);
+                    if ((product.epilogue == 2 || product.epilogue == 6) && wanted < 0) wanted = 0;
+                    const double off = std::fabs(wanted - number_of(d, product.d_type, at));
+                    if (!(off <= unit * std::fabs(wanted) + inner * (2 * size + 5) + 0x1p-24)) {
+                        return fail("round " + std::to_string(round) + ", off by " + std::to_string(off));
+                    }
+                }
+            }
+            if (product.epilogue >= 256) {
+                for (u64 i = 0; i < bias_length; ++i) {
+                    double wanted = 0;
+                    for (u64 l = 0; l < product.k; ++l) {
+                        wanted += product.epilogue == 256
+                                      ? number_of(a, product.type,
+                                                  product.transpose_a ? product.at(0, l, i) : product.at(0, i, l))
+                                      : number_of(b, product.type,
+                                                  product.transpose_b ? product.at(1, i, l) : product.at(1, l, i));
+                    }
+                    const double off = std::fabs(wanted - number_of(gradient, product.d_type, i));
+                    SURE(off <= unit * std::fabs(wanted) + inner * 2 * double(product.k) + 0x1p-24);
+                }
+            }
+            product.destroy();
+        }
+    });
+    check("products that the library refuses", [] {
+        begin(1);
+        const u64 x = upload(std::vector<float>(4096, 1));
+        const auto asked = [&](int status, const std::function<void(Product &)> &change) {
+            Product product;
+            product.m = product.n = product.k = 8;
+            change(product);
+            product.make(x);
+            Result result;
+            int count = -1;
+            EXPECT(status, product.heuristic(&result, 1, &count));
+            SURE(count == (status == 0 ? 1 : 0));
+            product.destroy();
+        };
+        asked(0, [](Product &) {});
+        asked(15, [](Product &product) { product.m = 0; });
+        asked(15, [](Product &product) { product.d_type = F16; });
+        asked(15, [](Product &product) { product.type = F16, product.d_type = BF16; });
+        asked(15, [](Product &product) { product.compute = TF32, product.type = F16; });
+        asked(15, [](Product &product) { product.compute = 64; });
+        asked(15, [](Product &product) { product.epilogue = 4, product.order[2] = 1; });
+        asked(15, [](Product &product) { product.epilogue = 32; });
+        Product product;
+        product.type = product.d_type = F16;
+        product.m = product.n = product.k = 8;
+        product.make(x);
+        Result result, other;
+        int count = 0;
+        DO(product.heuristic(&result, 1, &count));
+        EXPECT(7, product.run(1, x + 2, x + 1024, 0, x + 2048, &result, 0, nullptr)); // not as aligned as promised
+        DO(product.run(1, x, x + 1024, 0, x + 2048, &result, 0, nullptr));
+        for (int i = 5; i <= 8; ++i) {
+            const u32 two = 2;
+            DO(cublasLtMatmulPreferenceSetAttribute(product.preference, i, &two, 4));
+        }
+        DO(product.heuristic(&other, 1, &count));
+        DO(product.run(1, x + 2, x + 1024, 0, x + 2048, &other, 0, nullptr));
+        other.algorithm[0] ^= 1; // for other shapes
+        EXPECT(7, product.run(1, x, x + 1024, 0, x + 2048, &other, 0, nullptr));
+        DO(cuCtxSynchronize());
+        // One number past the end of D.
+        EXPECT(0, product.run(1, x, x + 1024, 0, x + 16384 - 112, &result, 0, nullptr));
+        EXPECT(700, cuCtxSynchronize());
+        SURE(strstr(vaecf_emulator_last_fault(), "cublasLtMatmul: D has 128 bytes") != nullptr);
+        EXPECT(13, product.run(1, x, x + 1024, 0, x + 2048, &result, 0, nullptr));
+        product.destroy();
+    });
+    check("a product keeps its place in a stream and in a graph", [] {
+        for (u32 seed = 1; seed <= 20; ++seed) {
+            begin(seed);
+            void *stream, *graph, *executable;
+            DO(cuStreamCreate(&stream, 1));
+            const u64 x = upload(std::vector<float>(64, 1)), y = upload(std::vector<float>(64, 0));
+            Product product;
+            product.m = product.n = product.k = 8;
+            product.make(0);
+            DO(cuStreamBeginCapture_v2(stream, 0));
+            DO(product.run(1, x, x, 0, y, nullptr, 0, stream));
+            DO(launch("add_scaled", 1, 32, 0, stream, 16u, 1.0f, y, x));
+            DO(cuStreamEndCapture(stream, &graph));
+            DO(cuGraphInstantiateWithFlags(&executable, graph, 0));
+            for (int i = 0; i < 2; ++i) DO(cuGraphLaunch(executable, stream));
+            DO(cuStreamSynchronize(stream));
+            SURE(download<float>(x, 64)[5] == 9 + 8 * 81);
+            product.destroy();
+        }
+    });
+}
+
 // ---- Speed ----
 
-double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void speed() {
     for (const char *watch : {"1", "0"}) {
@@ -867,12 +1157,13 @@ void speed() {
                 DO(cuCtxSynchronize());
                 best = std::min(best, seconds() - start);
             }
-            printf("watch %s: %-34s %8.2f ms, %8.2f million %s a second\n", *watch == '1' ? "on " : "off", what, best * 1e3,
-                   units / best * 1e-6, unit);
+            printf("watch %s: %-38s %8.2f ms, %8.2f million %s a second\n", *watch == '1' ? "on " : "off", what,
+                   best * 1e3, units / best * 1e-6, unit);
         };
         const u32 n = 1024;
         const u64 x = upload(std::vector<float>(n * n, 1));
-        timed("softmax of 1024 rows of 1024", n * n, "numbers", [&] { DO(launch("softmax_rows", n, 256, 32, nullptr, n, x)); });
+        timed("softmax of 1024 rows of 1024", n * n, "numbers",
+              [&] { DO(launch("softmax_rows", n, 256, 32, nullptr, n, x)); });
         const u64 y = upload(std::vector<float>(n * n, 1));
         timed("y += s x, float4, 1024 x 1024", n * n, "numbers",
               [&] { DO(launch("add_scaled", 64, 256, 0, nullptr, n * n / 4, 0.5f, x, y)); });
@@ -886,6 +1177,12 @@ void speed() {
         timed("collectives of one warp, 1000 times", 1000 * 14, "collectives", [&] {
             for (int i = 0; i < 1000; ++i) DO(launch("collectives", 1, 32, 0, nullptr, out));
         });
+        Product product;
+        product.m = product.n = product.k = 512;
+        product.make(0);
+        timed("cublasLtMatmul of f32, 512 x 512 x 512", 2.0 * m * m * m, "flop",
+              [&] { DO(product.run(1, x, x, 0, y, nullptr, 0, nullptr)); });
+        product.destroy();
     }
 }
 
@@ -901,5 +1198,6 @@ int main(int count, char **arguments) {
     numbers();
     fragments();
     driver();
+    products();
     return failures != 0;
 }
