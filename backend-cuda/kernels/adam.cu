@@ -31,9 +31,10 @@ KERNEL(adam_check, THREADS, (const float *dw, u64 len, Scale *scale, Verdict *ve
     if (blockIdx.x == 0 && rest < len) bad |= !is_finite(dw[rest]);
     bad = vote(bad) != 0;
     if (bad && lane_of() == 0) atomic_or(&verdict->bad, 1);
-    fence();
     sync_block();
-    if (threadIdx.x != 0 || atomic_add(&verdict->done, 1) + 1 < gridDim.x) return;
+    if (threadIdx.x != 0) return;
+    fence();
+    if (atomic_add(&verdict->done, 1) + 1 < gridDim.x) return;
 
     // The last block judges.
     fence();

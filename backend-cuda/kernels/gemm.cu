@@ -34,9 +34,14 @@ struct Product {
     u32 x_curve;
     const void *x;
     u64 x_stride;
-    // Where k is shared among blocks, their sums: [z][m][n].
+    // Where k is shared among blocks, their sums: [z][m][n], rows padded to whole groups.
     float *parts;
 };
+
+// Sums that a thread finishes together.
+static const u32 GROUP = 8;
+
+INLINE u64 part_stride(const Product &p) { return (p.n + GROUP - 1) / GROUP * GROUP; }
 
 // ---- tiles in shared memory ----
 
@@ -213,9 +218,6 @@ template <> struct Stored<tf32> {
     typedef float Type;
 };
 
-// Sums that a thread finishes together.
-static const u32 GROUP = 8;
-
 // Elements (row, col..) of c from their sums. `T` is what biases and activations are stored in, `Out` what is made.
 template <class T, class Out> INLINE void finish(const Product &p, u32 row, u32 col, float (&sums)[GROUP]) {
     const u32 IN = Vector<T>::SIZE, OUT = Vector<Out>::SIZE;
@@ -301,11 +303,9 @@ template <class T, class Out, u32 A, u32 B> INLINE void gemm(const Product &p) {
 #pragma unroll
             for (u32 j = 0; j < GROUP; ++j) group[j] = sums[r * PITCH + c + j];
             if (p.parts) {
-                float *part = p.parts + (u64(blockIdx.z) * p.m + row + half + r) * p.n + col + c;
+                float *part = p.parts + (u64(blockIdx.z) * p.m + row + half + r) * part_stride(p) + col + c;
 #pragma unroll
-                for (u32 j = 0; j < GROUP; ++j) {
-                    if (col + c + j < p.n) part[j] = group[j];
-                }
+                for (u32 j = 0; j < GROUP; j += 4) store_vector(part + j, *(Vector<float> *)&group[j], 4);
             } else {
                 finish<typename Stored<T>::Type, Out>(p, row + half + r, col + c, group);
             }
@@ -328,8 +328,8 @@ GEMM(tf32, f32)
 GEMM(bf16, bf16)
 #endif
 
-// Adds up what the blocks that shared k have, in the order of k.
-template <class T, class Out> INLINE void join(const Product &p, u32 parts) {
+// Adds up what the blocks that shared k have, in the order of k; or finishes what a product by cuBLASLt left in f32.
+template <class T> INLINE void join(const Product &p, u32 parts) {
     u32 groups = (p.n + GROUP - 1) / GROUP;
     u64 i = u64(blockIdx.x) * THREADS + threadIdx.x;
     if (i >= u64(p.m) * groups) return;
@@ -337,40 +337,21 @@ template <class T, class Out> INLINE void join(const Product &p, u32 parts) {
     float sums[GROUP] = {};
 #pragma unroll 1
     for (u32 z = 0; z < parts; ++z) {
-        const float *part = p.parts + (u64(z) * p.m + row) * p.n + col;
+        const float *part = p.parts + (u64(z) * p.m + row) * part_stride(p) + col;
 #pragma unroll
-        for (u32 j = 0; j < GROUP; ++j) sums[j] += col + j < p.n ? part[j] : 0.0f;
-    }
-    finish<T, Out>(p, row, col, sums);
-}
-
-// What a product by cuBLASLt leaves to be done: bias, curve and slope of c, in place. A row of the grid is a row.
-template <class T> INLINE void bend_rows(const Product &p) {
-    u32 col = (blockIdx.x * THREADS + threadIdx.x) * Vector<T>::SIZE;
-    if (col >= p.n) return;
-#pragma unroll 1
-    for (u32 row = blockIdx.y; row < p.m; row += gridDim.y) {
-        T *at = (T *)p.c + row * p.c_stride + col;
-        Vector<T> v = load_vector(at), x, bias;
-        if (p.x) x = load_vector((const T *)p.x + row * p.x_stride + col);
-        if (p.bias) bias = load_vector((const T *)p.bias + col);
+        for (u32 j = 0; j < GROUP; j += 4) {
+            Vector<float> v = load_vector(part + j);
 #pragma unroll
-        for (u32 i = 0; i < Vector<T>::SIZE; ++i) {
-            float y = widen(v.at[i]);
-            if (p.bias) y += widen(bias.at[i]);
-            y = bend(p.curve, y);
-            if (p.x) y *= slope(p.x_curve, widen(x.at[i]));
-            v.at[i] = narrow<T>(y);
+            for (u32 l = 0; l < 4; ++l) sums[j + l] += v.at[l];
         }
-        store_vector(at, v, p.n - col);
     }
+    finish<T, T>(p, row, col, sums);
 }
 
-#define AFTER(TYPE)                                                                                                   \
-    KERNEL(join_##TYPE, THREADS, (Product p, u32 parts)) { join<TYPE, TYPE>(p, parts); }                              \
-    KERNEL(bend_##TYPE, THREADS, (Product p)) { bend_rows<TYPE>(p); }
-AFTER(f32)
-AFTER(f16)
+#define JOIN(TYPE)                                                                                                    \
+    KERNEL(join_##TYPE, THREADS, (Product p, u32 parts)) { join<TYPE>(p, parts); }
+JOIN(f32)
+JOIN(f16)
 #if __CUDA_ARCH__ >= 800
-AFTER(bf16)
+JOIN(bf16)
 #endif

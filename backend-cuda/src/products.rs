@@ -63,8 +63,10 @@ pub(crate) struct Operands {
     /// The address of `n` numbers. Forward: they are added to each row. Gradient of the weights: the sums of the
     /// columns of `b` go there, in single precision.
     pub(crate) bias: Option<u64>,
-    /// What a forward product goes through.
+    /// What a forward product with a bias goes through.
     pub(crate) curve: Curve,
+    /// `c` is in single precision whatever the operands are.
+    pub(crate) wide: bool,
 }
 
 /// How much of what was asked for the library has done.
@@ -84,6 +86,7 @@ struct Shape {
     which: Which,
     sizes: [u32; 3],
     strides: [u32; 3],
+    wide: bool,
     epilogue: u32,
 }
 
@@ -202,7 +205,8 @@ impl Products {
     /// Queues a product with an epilogue, and says whether there is an algorithm for it.
     fn queue(&mut self, stream: &Stream, o: &Operands, epilogue: Epilogue) -> Result<bool> {
         let sizes = [o.m, o.n, o.k];
-        let shape = Shape { which: o.which, sizes, strides: [o.a.1, o.b.1, o.c.1], epilogue: epilogue as u32 };
+        let shape =
+            Shape { which: o.which, sizes, strides: [o.a.1, o.b.1, o.c.1], wide: o.wide, epilogue: epilogue as u32 };
         if !self.plans.contains_key(&shape) {
             let plan = self.plan(shape, epilogue, o.bias)?;
             self.plans.insert(shape, plan);
@@ -249,7 +253,7 @@ impl Products {
             Precision::Tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => Compute::CUBLAS_COMPUTE_32F,
         };
-        let out = if shape.which == Which::GradWeight { DataType::CUDA_R_32F } else { half };
+        let out = if shape.wide || shape.which == Which::GradWeight { DataType::CUDA_R_32F } else { half };
         let [m, n, k] = shape.sizes;
         let [a, b, c] = shape.strides;
         // Column-major: the second operand comes first. Rows and columns as they lie in memory.

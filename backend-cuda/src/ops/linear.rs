@@ -32,15 +32,15 @@ impl Cuda {
             c: (self.act(y)?, y.stride),
             bias: Some(bias),
             curve,
+            wide: false,
         };
-        if self.multiply(&operands)? == Done::All {
-            // The library adds the bias, and knows this one curve.
-            return match curve {
-                Curve::Tanh => self.bend(Product { curve: curve as u32, ..product(&operands) }),
-                Curve::Identity | Curve::Relu => Ok(()),
-            };
+        let product = Product { bias, curve: curve as u32, ..product(&operands) };
+        match curve {
+            // The library adds the bias, and knows these curves.
+            Curve::Identity | Curve::Relu if self.multiply(&operands)? == Done::All => Ok(()),
+            Curve::Tanh => self.multiply_and_finish(&operands, product),
+            _ => self.gemm(&operands, product),
         }
-        self.gemm(&operands, Product { bias, curve: curve as u32, ..product(&operands) })
     }
 
     pub(crate) fn op_linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result {
@@ -54,6 +54,7 @@ impl Cuda {
             c: (self.single(dw)?, dw.stride),
             bias: Some(self.single(db)?),
             curve: Curve::Identity,
+            wide: false,
         };
         match self.multiply(&operands)? {
             Done::All => return Ok(()),
@@ -74,16 +75,18 @@ impl Cuda {
             c: (self.act(dx)?, dx.stride),
             bias: None,
             curve: Curve::Identity,
+            wide: false,
         };
         let bent = match curve {
             Curve::Identity => Product::default(),
             _ => Product { x: self.act(x)?, x_stride: x.stride.into(), x_curve: curve as u32, ..Product::default() },
         };
         let product = Product { x: bent.x, x_stride: bent.x_stride, x_curve: bent.x_curve, ..product(&operands) };
-        if self.multiply(&operands)? == Done::Nothing {
-            return self.gemm(&operands, product);
+        match curve {
+            Curve::Identity if self.multiply(&operands)? == Done::All => Ok(()),
+            Curve::Identity => self.gemm(&operands, product),
+            _ => self.multiply_and_finish(&operands, product),
         }
-        if curve == Curve::Identity { Ok(()) } else { self.bend(product) }
     }
 
     /// `out[c] = sum of column c`.
@@ -118,19 +121,35 @@ impl Cuda {
         }
     }
 
+    /// A product by cuBLASLt in single precision, and what it does not know by a kernel: before a curve, or a slope,
+    /// nothing is rounded to half.
+    fn multiply_and_finish(&mut self, operands: &Operands, mut product: Product) -> Result {
+        let stride = operands.n.next_multiple_of(GROUP);
+        if self.products.is_some() {
+            product.parts = self.partial.at_least(&self.context, 4 * u64::from(operands.m) * u64::from(stride))?;
+            let wide = Operands { c: (product.parts, stride), wide: true, bias: None, ..*operands };
+            if self.multiply(&wide)? == Done::All {
+                return self.join(product, 1);
+            }
+            product.parts = 0;
+        }
+        self.gemm(operands, product)
+    }
+
     /// A product by this crate's kernels. Where it has too few tiles for the device, blocks share its sums.
     fn gemm(&mut self, operands: &Operands, mut product: Product) -> Result {
         let Operands { which, m, n, k, .. } = *operands;
         let (wide, high) = (n.div_ceil(SIDE), m.div_ceil(SIDE));
-        let depth = 64 / self.precision.bytes();
+        let (depth, stride) = (64 / self.precision.bytes(), n.next_multiple_of(GROUP));
         let tiles = u64::from(wide) * u64::from(high);
-        let most = (SHARES / (4 * u64::from(m) * u64::from(n)).max(1)).min(u64::from(k / (8 * depth)));
+        let most = (SHARES / (4 * u64::from(m) * u64::from(stride)).max(1)).min(u64::from(k / (8 * depth)));
         let wanted = u64::from(self.context.properties.processors) / tiles.max(1);
         let parts = if which == Which::GradWeight { 1 } else { wanted.min(most).clamp(1, 64) as u32 };
         product.k_each = k.div_ceil(parts).next_multiple_of(depth);
         let parts = k.div_ceil(product.k_each.max(1)).max(1);
         if parts > 1 {
-            product.parts = self.partial.at_least(&self.context, 4 * u64::from(parts) * u64::from(m) * u64::from(n))?;
+            product.parts =
+                self.partial.at_least(&self.context, 4 * u64::from(parts) * u64::from(m) * u64::from(stride))?;
         }
         let end = match which {
             Which::Forward => "forward",
@@ -142,16 +161,14 @@ impl Cuda {
         if parts == 1 {
             return Ok(());
         }
-        let groups = u64::from(m) * u64::from(n.div_ceil(GROUP));
-        let grid = Grid { blocks: [groups.div_ceil(THREADS.into()) as u32, 1, 1], threads: THREADS, shared: 0 };
-        launch!(self, &self.named("join"), grid, product, parts)
+        self.join(product, parts)
     }
 
-    /// Curve and slope of what cuBLASLt has made.
-    fn bend(&mut self, product: Product) -> Result {
-        let vector = 16 / self.precision.bytes();
-        let blocks = [product.n.div_ceil(THREADS * vector), product.m.min(65_535), 1];
-        launch!(self, &self.named("bend"), Grid { blocks, threads: THREADS, shared: 0 }, product)
+    /// Adds up `parts` and finishes them.
+    fn join(&mut self, product: Product, parts: u32) -> Result {
+        let groups = u64::from(product.m) * u64::from(product.n.div_ceil(GROUP));
+        let grid = Grid { blocks: [groups.div_ceil(THREADS.into()) as u32, 1, 1], threads: THREADS, shared: 0 };
+        launch!(self, &self.named("join"), grid, product, parts)
     }
 }
 
