@@ -5,21 +5,24 @@
 use std::path::PathBuf;
 
 use vaecf_benches::{run, synthetic};
-use vaecf_core::{Result, config::ModelConfig};
+use vaecf_core::{Result, backend::Backend, config::ModelConfig};
 use vaecf_cpu::Cpu;
 
 fn main() -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let options = run::Options {
-        batch: 500,
-        steps: 6,
+        precisions: vec!["f32".into()],
+        batches: vec![500],
+        steps: None,
         rounds: 5,
         k: 100,
         threads,
         python: std::env::var_os("VAECF_PYTHON").map(PathBuf::from),
+        peer_options: Vec::new(),
     };
     let matrix = synthetic::matrix(synthetic::Shape::ML_20M, 98765)?;
-    let figures = run::run(|| Cpu::<f32>::new(Some(threads)), &ModelConfig::default(), &matrix, &options)?;
+    let cpu = |_: &str| -> Result<Box<dyn Backend>> { Ok(Box::new(Cpu::<f32>::new(Some(threads))?)) };
+    let figures = run::run(cpu, &ModelConfig::default(), &matrix, &options)?;
     println!("{figures}");
     if let Some(path) = std::env::var_os("VAECF_BENCH_JSON").map(PathBuf::from) {
         let json = serde_json::to_string_pretty(&figures).map_err(|e| vaecf_core::Error::failure(e.to_string()))?;

@@ -1,5 +1,6 @@
 //! Measuring: every figure beside its peer or its limit, taken in the same run.
 
+pub mod gemm;
 pub mod machine;
 pub mod measure;
 pub mod peer;

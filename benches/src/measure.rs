@@ -5,11 +5,14 @@ use std::time::Instant;
 use serde::Serialize;
 use vaecf_core::{
     Result,
+    backend::Graph,
     config::{ModelConfig, TrainConfig},
-    device::Device,
+    device::{Device, DeviceMatrix, UserList},
     matrix::Matrix,
     model::{Model, NoiseConfig, RunState, Workspace},
+    popularity::Popularity,
     random::{self, stream},
+    recommend::{Catalogue, Recommender},
     schedule,
 };
 
@@ -36,15 +39,17 @@ impl Median {
 /// A model ready to train and to rank on given histories.
 pub struct Bench {
     model: Model,
-    data: vaecf_core::device::DeviceMatrix,
-    order: vaecf_core::device::UserList,
+    data: DeviceMatrix,
+    order: UserList,
     space: Workspace,
-    ranking: Workspace,
+    /// Two, so that one is computed while the other is read.
+    ranking: [Workspace; 2],
     run: RunState,
     config: TrainConfig,
     batch: u32,
     k: u32,
     update: u32,
+    graph: Option<Graph>,
 }
 
 impl Bench {
@@ -59,53 +64,107 @@ impl Bench {
         let order = device.user_list(matrix.users(), &data)?;
         order.write(0, &random::permutation(train.seed, stream::ORDER, 0, matrix.users()))?;
         let space = Workspace::new(&model, batch, 0)?;
-        let ranking = Workspace::new(&model, batch, k)?;
+        let ranking = [Workspace::new(&model, batch, k)?, Workspace::new(&model, batch, k)?];
         let run = RunState::new(&model, &space, matrix.users())?;
-        Ok(Self { model, data, order, space, ranking, run, config: train, batch, k, update: 0 })
+        Ok(Self { model, data, order, space, ranking, run, config: train, batch, k, update: 0, graph: None })
     }
 
-    /// FLOPs of one training step: two per weight and user forward, twice that backward, with only
-    /// the events of the batch counted in the first layer.
-    pub fn flops(&self) -> f64 {
-        let events = self.events_per_user();
-        let layers = self.model.layout().layers().map(|l| f64::from(l.weight.rows) * f64::from(l.weight.cols));
-        let first = self.model.layout().encoder.first().map_or(0.0, |l| f64::from(l.weight.cols));
-        let dense: f64 = layers.skip(1).sum();
-        f64::from(self.batch) * (6.0 * dense + 4.0 * events * first)
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
-    fn events_per_user(&self) -> f64 {
-        self.data.events() as f64 / f64::from(self.data.users())
+    /// Where the next batch begins.
+    fn next(&mut self) -> u32 {
+        self.update += 1;
+        let batches = (self.data.users() / self.batch).max(1);
+        (self.update % batches) * self.batch
     }
 
-    /// Seconds of one training step.
+    /// Seconds of a training step, the mean of `steps` that are issued without waiting; `replayed` captures a step
+    /// first, where the device can, and then issues that.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn train(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        self.update += 1;
-        let batches = (self.data.users() / self.batch).max(1);
-        let first = (self.update % batches) * self.batch;
-        self.space.set_step(&schedule::step(&self.config, self.update, first, self.batch))?;
+    pub fn train(&mut self, steps: usize, replayed: bool) -> Result<f64> {
         let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
         let device = self.model.device().clone();
         let rows = self.data.listed(&self.order, 0, self.batch);
-        self.model.learn(&mut device.queue(), rows, noise, &self.space, &self.run)?;
+        if replayed && self.graph.is_none() {
+            let mut queue = device.queue();
+            queue.capture_begin()?;
+            self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
+            self.graph = Some(queue.capture_end()?);
+        }
         device.sync()?;
-        Ok(start.elapsed().as_secs_f64())
+        let start = Instant::now();
+        for _ in 0..steps {
+            let first = self.next();
+            self.space.set_step(&schedule::step(&self.config, self.update, first, self.batch))?;
+            let mut queue = device.queue();
+            match self.graph.filter(|_| replayed) {
+                Some(graph) => queue.replay(graph)?,
+                None => self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?,
+            }
+        }
+        device.sync()?;
+        Ok(start.elapsed().as_secs_f64() / steps as f64)
     }
 
-    /// Seconds to encode, decode, mask and rank one batch, results on the host.
+    /// Seconds to encode, decode, mask and rank a batch, the mean of `batches`, all results on the host; each
+    /// batch is issued before the one before it is read.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn infer(&mut self) -> Result<f64> {
+    pub fn infer(&mut self, batches: usize) -> Result<f64> {
+        self.model.device().sync()?;
         let start = Instant::now();
-        self.update += 1;
-        let batches = (self.data.users() / self.batch).max(1);
-        let first = (self.update % batches) * self.batch;
-        self.model.rank(&self.data, Some(&self.data), first, self.batch, self.k, &self.ranking)?;
-        Ok(start.elapsed().as_secs_f64())
+        for turn in 0..=batches {
+            if turn < batches {
+                let (first, space) = (self.next(), &self.ranking[turn % 2]);
+                self.model.begin_rank(&self.data, Some(&self.data), first, self.batch, self.k, space)?;
+            }
+            if turn > 0 {
+                self.ranking[(turn - 1) % 2].rankings(self.batch, self.k)?;
+            }
+        }
+        Ok(start.elapsed().as_secs_f64() / batches as f64)
     }
+}
+
+/// How long one user waits.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    /// Calls that were timed.
+    pub calls: usize,
+    /// Median, in seconds.
+    pub p50: f64,
+    /// Of 100 calls one takes longer, in seconds.
+    pub p99: f64,
+}
+
+/// Seconds from one history to its `k` recommendations, of many calls for about `seconds` in all; the model stays
+/// on the device.
+///
+/// # Errors
+/// What the device reports.
+pub fn latency(model: &Model, matrix: &Matrix, k: u32, seconds: f64) -> Result<Latency> {
+    let popularity = Popularity::of(matrix);
+    let recommender = Recommender::new(model, &popularity, Catalogue::default(), true, k, 1)?;
+    let histories: Vec<Matrix> = (0..matrix.users().min(1000)).map(|user| matrix.select(&[user])).collect();
+    for history in histories.iter().take(10) {
+        recommender.recommend(history)?;
+    }
+    let (mut times, begin) = (Vec::new(), Instant::now());
+    for history in histories.iter().cycle() {
+        let start = Instant::now();
+        recommender.recommend(history)?;
+        times.push(start.elapsed().as_secs_f64());
+        if begin.elapsed().as_secs_f64() >= seconds {
+            break;
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)];
+    Ok(Latency { calls: times.len(), p50: at(0.5), p99: at(0.99) })
 }

@@ -21,11 +21,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts the peer with a Python that has torch and numpy.
+    /// Starts the peer with a Python that has torch and numpy, and options of its script, such as `--device cuda`.
     ///
     /// # Errors
     /// Where the interpreter is missing, lacks a package, or fails on the data.
-    pub fn start(python: &Path, matrix: &Matrix, batch: u32, threads: usize, folder: &Path) -> Result<Self> {
+    pub fn start(
+        python: &Path,
+        matrix: &Matrix,
+        batch: u32,
+        threads: usize,
+        options: &[String],
+        folder: &Path,
+    ) -> Result<Self> {
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
             std::fs::write(&path, bytes).map_err(|e| Error::io("writing", &path, &e))
@@ -38,6 +45,7 @@ impl Peer {
             .arg(folder.join("peer.py"))
             .arg(folder)
             .args([matrix.items().to_string(), batch.to_string(), threads.to_string()])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -50,7 +58,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Median seconds of a step; `what` is `train` or `infer`, `input` is `sparse` or `dense`.
+    /// Seconds of a step, NaN where the peer cannot take it and has said why; `what` is `train` or `infer`, `input` is `sparse` or `dense`.
     ///
     /// # Errors
     /// Where the peer has ended.

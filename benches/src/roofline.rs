@@ -1,115 +1,214 @@
-//! The limit of this machine: the `gemm` crate's own rate on the shapes of the output layer.
+//! The least that each operation costs, from its shapes, and the time that it takes at a device's limits.
+//!
+//! Every operand counts once: what a cache saves is no cost, and what is read twice is the backend's affair. Logits of a
+//! fused output layer need never be in memory, so they are none of its operands. Products alone count as FLOPs; gathers,
+//! curves and sums pass unseen beside the bytes that they wait for.
 
-use std::time::Instant;
-
-use gemm::Parallelism;
 use serde::Serialize;
+use vaecf_core::backend::{Ceilings, Decode, Info, Master, Mat, Rows};
 
-use crate::measure::Median;
-
-/// GFLOP/s of the three products of the output layer, each by itself.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Gemm {
-    /// `[B, H] x [H, I]`.
-    pub forward: f64,
-    /// `[H, B] x [B, I]`.
-    pub grad_weight: f64,
-    /// `[B, I] x [I, H]`.
-    pub grad_input: f64,
+/// Floating-point operations of products, and bytes of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Multiplications and additions of products.
+    pub flops: f64,
+    /// Bytes read and written.
+    pub bytes: f64,
 }
 
-impl Gemm {
-    /// All three one after the other, as a step needs them.
-    pub fn together(self) -> f64 {
-        3.0 / (1.0 / self.forward + 1.0 / self.grad_weight + 1.0 / self.grad_input)
-    }
+/// Which limit an operation meets first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// That of memory.
+    Copy,
+    /// That of arithmetic.
+    Products,
+}
 
-    /// The best of the three: what the crate can do on this machine.
-    pub fn best(self) -> f64 {
-        self.forward.max(self.grad_weight).max(self.grad_input)
+impl Cost {
+    /// The seconds that it takes at the least, and the limit that says so.
+    pub fn least(self, ceilings: Ceilings) -> (f64, Limit) {
+        let (copy, products) = (self.bytes / ceilings.copy, self.flops / ceilings.products);
+        if copy >= products { (copy, Limit::Copy) } else { (products, Limit::Products) }
     }
 }
 
-/// Operands of the three products, allocated once.
-pub struct Products {
-    batch: usize,
-    hidden: usize,
-    items: usize,
-    stride: usize,
-    g: Vec<f32>,
-    w: Vec<f32>,
-    f: Vec<f32>,
-    dg: Vec<f32>,
-    pool: rayon::ThreadPool,
+/// Bytes an element, and the events of a row: what shapes do not tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Costs {
+    act: f64,
+    /// A weight as operations read it: the narrow copy where there is one.
+    weight: f64,
+    /// A weight as `adam` writes it: with its copy.
+    weights: f64,
+    master: f64,
+    /// Mean events of a user.
+    events: f64,
+    /// Share of the events that dropout keeps, where it is drawn.
+    keep: f64,
 }
 
-impl Products {
-    /// Random operands; zeros would run faster.
-    ///
-    /// # Errors
-    /// Where threads cannot be started.
-    pub fn new(batch: u32, hidden: u32, items: u32, threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let (batch, hidden, items) = (batch as usize, hidden as usize, items as usize);
-        let stride = items.next_multiple_of(16);
-        let mut state = 1_u32;
-        let mut random = |n: usize| -> Vec<f32> {
-            let mut next = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / 16_777_216.0 - 0.5
-            };
-            (0..n).map(|_| next()).collect()
+/// Cells of a matrix.
+fn cells(m: Mat) -> f64 {
+    f64::from(m.rows) * f64::from(m.cols)
+}
+
+/// FLOPs of a product of `[m, k]` and `[k, n]`.
+fn product(m: u32, k: u32, n: u32) -> f64 {
+    2.0 * f64::from(m) * f64::from(k) * f64::from(n)
+}
+
+impl Costs {
+    /// Of a backend, on users of `events` events in the mean.
+    pub fn new(info: &Info, events: f64) -> Self {
+        let (act, weights) = (f64::from(info.act_bytes), f64::from(info.weight_bytes));
+        let master = match info.master {
+            Master::F32 => 4.0,
+            Master::F64 => 8.0,
         };
-        Ok(Self {
-            g: random(batch * hidden),
-            w: random(hidden * stride),
-            f: random(batch * stride),
-            dg: random(batch * hidden),
-            batch,
-            hidden,
-            items,
-            stride,
-            pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build()?,
-        })
+        let weight = if weights > master { weights - master } else { weights };
+        Self { act, weight, weights, master, events, keep: 1.0 }
     }
 
-    /// The rate of each product, median of `rounds` runs.
-    pub fn measure(&mut self, rounds: usize) -> Gemm {
-        let Self { batch, hidden, items, stride, g, w, f, dg, pool } = self;
-        let (b, h, i) = (*batch, *hidden, *items);
-        let (hs, is) = (h as isize, *stride as isize);
-        let parallel = Parallelism::Rayon(pool.current_num_threads());
-        let flops = 2.0 * (b * h * i) as f64;
-        let rate = |product: &mut dyn FnMut()| {
-            product();
-            let seconds = (0..rounds).map(|_| {
-                let start = Instant::now();
-                product();
-                start.elapsed().as_secs_f64()
-            });
-            flops / Median::of(seconds.collect()).median / 1e9
+    /// With dropout that keeps this share of the events.
+    #[must_use]
+    pub fn keeping(self, keep: f32) -> Self {
+        Self { keep: f64::from(keep), ..self }
+    }
+
+    /// Bytes of the indices of a batch.
+    fn history(self, x: Rows) -> f64 {
+        4.0 * self.events * f64::from(x.count)
+    }
+
+    /// `encode_sparse`: of the weights at most the rows of what is kept, each once.
+    pub fn encode_sparse(self, x: Rows, w: Mat, y: Mat) -> Cost {
+        let rows = (self.keep * self.events * f64::from(x.count)).min(f64::from(w.rows));
+        let bytes = self.history(x) + rows * f64::from(w.cols) * self.weight + cells(y) * self.act;
+        Cost { flops: 0.0, bytes }
+    }
+
+    /// `encode_sparse_grad`: every cell of the gradient is written.
+    pub fn encode_sparse_grad(self, x: Rows, dy: Mat, dw: Mat) -> Cost {
+        Cost { flops: 0.0, bytes: self.history(x) + cells(dy) * self.act + cells(dw) * self.master }
+    }
+
+    /// `linear`.
+    pub fn linear(self, x: Mat, w: Mat, y: Mat) -> Cost {
+        let bytes = (cells(x) + cells(y)) * self.act + cells(w) * self.weight;
+        Cost { flops: product(x.rows, x.cols, y.cols), bytes }
+    }
+
+    /// `linear_grad_weight`.
+    pub fn linear_grad_weight(self, x: Mat, dy: Mat, dw: Mat) -> Cost {
+        let bytes = (cells(x) + cells(dy)) * self.act + cells(dw) * self.master;
+        Cost { flops: product(dw.rows, x.rows, dw.cols), bytes }
+    }
+
+    /// `linear_grad_input`: the slope is taken from the output of the curve.
+    pub fn linear_grad_input(self, dy: Mat, w: Mat, dx: Mat) -> Cost {
+        let bytes = (cells(dy) + 2.0 * cells(dx)) * self.act + cells(w) * self.weight;
+        Cost { flops: product(dy.rows, dy.cols, dx.cols), bytes }
+    }
+
+    /// `sample_latent`.
+    pub fn sample_latent(self, stats: Mat, z: Mat) -> Cost {
+        let bytes = (cells(stats) + cells(z)) * self.act + f64::from(z.rows) * self.master;
+        Cost { flops: 0.0, bytes }
+    }
+
+    /// `sample_latent_grad`.
+    pub fn sample_latent_grad(self, stats: Mat, dz: Mat) -> Cost {
+        Cost { flops: 0.0, bytes: (2.0 * cells(stats) + cells(dz)) * self.act }
+    }
+
+    /// `likelihood`: logits are read and written.
+    pub fn likelihood(self, x: Rows, logits: Mat) -> Cost {
+        let bytes = self.history(x) + 2.0 * cells(logits) * self.act + f64::from(x.count) * self.master;
+        Cost { flops: 0.0, bytes }
+    }
+
+    /// `adam`: reads weight, gradient and two moments, writes all but the gradient.
+    pub fn adam(self, len: u64) -> Cost {
+        Cost { flops: 0.0, bytes: len as f64 * (6.0 * self.master + self.weights) }
+    }
+
+    /// `top_k`.
+    pub fn top_k(self, scores: Mat, seen: Rows, k: u32) -> Cost {
+        let ranked = f64::from(scores.rows) * f64::from(k) * (4.0 + self.master);
+        Cost { flops: 0.0, bytes: cells(scores) * self.act + self.history(seen) + ranked }
+    }
+
+    /// `decode_loss_grad`: three products.
+    pub fn decode_loss_grad(self, x: Rows, decode: Decode) -> Cost {
+        let Decode { g, w, .. } = decode;
+        let bytes = self.history(x) + 2.0 * cells(g) * self.act + cells(w) * (self.weight + self.master);
+        Cost { flops: 3.0 * product(x.count, g.cols, w.cols), bytes }
+    }
+
+    /// `recommend`.
+    pub fn recommend(self, decode: Decode, seen: Rows, k: u32) -> Cost {
+        let Decode { g, w, .. } = decode;
+        let ranked = f64::from(g.rows) * f64::from(k) * (4.0 + self.master);
+        let bytes = cells(g) * self.act + cells(w) * self.weight + self.history(seen) + ranked;
+        Cost { flops: product(g.rows, g.cols, w.cols), bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vaecf_core::backend::{Buf, Curve};
+
+    fn mat(rows: u32, cols: u32) -> Mat {
+        Mat { buf: Buf(1), rows, cols, stride: cols, offset: 0 }
+    }
+
+    fn info(act_bytes: u32, weight_bytes: u32) -> Info {
+        Info {
+            name: "a device".into(),
+            device: "of paper".into(),
+            precision: "f32".into(),
+            master: Master::F32,
+            memory: None,
+            host_memory: false,
+            act_bytes,
+            weight_bytes,
+            align: 1,
+            loss_scale: 1.0,
+            deterministic: true,
+            capture: false,
+        }
+    }
+
+    /// The published shape: Adam's 686 MB, and the 74.7 MFLOP a user of which the output layer has 97 %.
+    #[test]
+    fn the_costs_of_the_published_model_are_those_on_paper() {
+        let (hidden, items, users) = (600, 20_108, 500);
+        let (single, half) = (Costs::new(&info(4, 4), 73.0), Costs::new(&info(2, 6), 73.0));
+        let x = Rows { indptr: Buf(1), indices: Buf(1), values: Buf::NONE, users: Buf(1), first: 0, count: users };
+        assert!((single.adam(24_510_000).bytes / 1e6 - 686.0).abs() < 1.0);
+        let (g, w, b, logits) = (mat(users, hidden), mat(hidden, items), mat(1, items), mat(users, items));
+        let decode = Decode { g, w, b, curve: Curve::Tanh, logits };
+        let output = single.decode_loss_grad(x, decode);
+        assert!((output.flops / f64::from(users) / 1e6 - 72.4).abs() < 0.1);
+        // Weights are read as the narrow copy, and their gradient is written in full.
+        let weights = f64::from(hidden) * f64::from(items);
+        let saved = output.bytes - half.decode_loss_grad(x, decode).bytes;
+        assert_eq!(saved, 2.0 * (weights + 2.0 * f64::from(users) * f64::from(hidden)));
+        // What dropout leaves out is not read, and no weight is read twice.
+        let of = |keep, count| {
+            single.keeping(keep).encode_sparse(Rows { count, ..x }, mat(items, hidden), mat(0, 600)).bytes
         };
-        // Row-major [m, k] x [k, n], by strides (row, column).
-        let gemm = |m: usize,
-                    n: usize,
-                    k: usize,
-                    c: (*mut f32, isize),
-                    a: (*const f32, isize, isize),
-                    b: (*const f32, isize, isize)| {
-            // SAFETY: the callers below pass operands of exactly these sizes and strides, and `c` is
-            // exclusively borrowed and overlaps neither.
-            unsafe {
-                gemm::gemm(
-                    m, n, k, c.0, 1, c.1, false, a.0, a.2, a.1, b.0, b.2, b.1, 0.0, 1.0, false, false, false, parallel,
-                );
-            }
-        };
-        pool.install(|| {
-            let forward = rate(&mut || gemm(b, i, h, (f.as_mut_ptr(), is), (g.as_ptr(), hs, 1), (w.as_ptr(), is, 1)));
-            let grad_weight =
-                rate(&mut || gemm(h, i, b, (w.as_mut_ptr(), is), (g.as_ptr(), 1, hs), (f.as_ptr(), is, 1)));
-            let grad_input =
-                rate(&mut || gemm(b, h, i, (dg.as_mut_ptr(), hs), (f.as_ptr(), is, 1), (w.as_ptr(), 1, is)));
-            Gemm { forward, grad_weight, grad_input }
-        })
+        assert_eq!(of(0.5, 2) - 4.0 * 146.0, 73.0 * 600.0 * 4.0);
+        assert_eq!(of(1.0, 20_000) - 4.0 * 73.0 * 20_000.0, weights * 4.0);
+    }
+
+    #[test]
+    fn the_limit_is_the_one_that_takes_longer() {
+        let ceilings = Ceilings { copy: 100.0, products: 1000.0 };
+        assert_eq!(Cost { flops: 100.0, bytes: 20.0 }.least(ceilings), (0.2, Limit::Copy));
+        assert_eq!(Cost { flops: 500.0, bytes: 20.0 }.least(ceilings), (0.5, Limit::Products));
     }
 }

@@ -1,85 +1,135 @@
-//! A backend that times every operation of the one it wraps.
+//! A backend that times every operation of the one it wraps: by marks in its queue, so that nothing waits, or, where
+//! it has none, by the host's clock, waiting after each.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use vaecf_core::{
-    backend::{Backend, Buf, Curve, Decode, Likelihood, Mat, Noise, Result, Rows},
+    backend::{Backend, Buf, Curve, Decode, Info, Likelihood, MARKS, Mark, Mat, Noise, Result, Rows},
     forward_backend,
 };
 
-/// Calls, total time and FLOPs by operation.
-pub type Times = Arc<Mutex<BTreeMap<&'static str, Time>>>;
+use crate::roofline::{Cost, Costs};
 
-/// What one operation took.
-#[derive(Clone, Copy, Debug, Default)]
+/// What each operation took, in the order of the first calls; complete after a `sync`.
+pub type Times = Arc<Mutex<Vec<Time>>>;
+
+/// An operation at one shape.
+#[derive(Clone, Debug)]
 pub struct Time {
-    /// Calls.
-    pub calls: u32,
-    /// Wall time of all calls, to the end of their work.
-    pub total: Duration,
-    /// Multiplications and additions of all calls; 0 where memory is the limit.
-    pub flops: f64,
+    /// Its name in the contract.
+    pub name: &'static str,
+    /// Rows of the batch, or elements of the arena, and the sizes on both sides.
+    pub shape: String,
+    /// What a call costs at the least.
+    pub cost: Cost,
+    /// Seconds of each call.
+    pub seconds: Vec<f64>,
 }
 
-/// Forwards everything, waits after each operation, and keeps the time.
+/// Forwards everything and keeps the time.
 pub struct Timed<B> {
     inner: B,
+    costs: Costs,
+    marks: bool,
     times: Times,
+    /// Calls whose time is not known yet, by their place among the times.
+    pending: Vec<(usize, Mark, Mark)>,
 }
 
 impl<B: Backend> Timed<B> {
-    /// Wraps a backend; the times can be read while it lives.
-    pub fn new(inner: B) -> (Self, Times) {
+    /// Wraps a backend; the times can be read while it lives. `events` is the mean number of a user's events.
+    pub fn new(mut inner: B, events: f64) -> (Self, Times) {
         let times = Times::default();
-        (Self { inner, times: Arc::clone(&times) }, times)
+        let (costs, marks) = (Costs::new(&inner.info(), events), inner.mark().is_ok());
+        (Self { inner, costs, marks, times: Arc::clone(&times), pending: Vec::new() }, times)
     }
 
-    fn time(&mut self, name: &'static str, flops: f64, op: impl FnOnce(&mut B) -> Result) -> Result {
+    fn time(&mut self, name: &'static str, shape: String, cost: Cost, op: impl FnOnce(&mut B) -> Result) -> Result {
+        let place = {
+            let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+            times.iter().position(|time| time.name == name && time.shape == shape).unwrap_or_else(|| {
+                times.push(Time { name, shape, cost, seconds: Vec::new() });
+                times.len() - 1
+            })
+        };
+        if self.marks {
+            let from = self.inner.mark()?;
+            op(&mut self.inner)?;
+            self.pending.push((place, from, self.inner.mark()?));
+            return if 2 * self.pending.len() < MARKS { Ok(()) } else { self.settle() };
+        }
         let start = Instant::now();
         op(&mut self.inner)?;
         self.inner.sync()?;
-        let took = start.elapsed();
+        self.keep(place, start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn keep(&self, place: usize, seconds: f64) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = times.entry(name).or_default();
-        time.calls += 1;
-        time.total += took;
-        time.flops += flops;
+        if let Some(time) = times.get_mut(place) {
+            time.seconds.push(seconds);
+        }
+    }
+
+    /// Asks for all times that are not known yet.
+    fn settle(&mut self) -> Result {
+        for (place, from, to) in std::mem::take(&mut self.pending) {
+            let seconds = self.inner.seconds(from, to)?;
+            self.keep(place, seconds);
+        }
         Ok(())
     }
 }
 
-/// FLOPs of a product of `[m, k]` and `[k, n]`.
-fn product(m: u32, k: u32, n: u32) -> f64 {
-    2.0 * f64::from(m) * f64::from(k) * f64::from(n)
+fn sizes<const N: usize>(sizes: [u32; N]) -> String {
+    sizes.map(|size| size.to_string()).join(" x ")
 }
 
 impl<B: Backend> Backend for Timed<B> {
     forward_backend! { self, self.inner;
-        info alloc free upload download sync logits_rows
-        capture_begin capture_end replay join all_reduce broadcast
+        alloc free upload download logits_rows mark seconds ceilings join all_reduce broadcast
+    }
+
+    /// Marks have no place in a capture, so that none is offered.
+    fn info(&self) -> Info {
+        Info { capture: false, ..self.inner.info() }
+    }
+
+    fn sync(&mut self) -> Result {
+        self.inner.sync()?;
+        self.settle()
     }
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
-        self.time("encode_sparse", 0.0, |i| i.encode_sparse(x, w, b, curve, noise, step, y))
+        let cost = self.costs.keeping(noise.keep).encode_sparse(x, w, y);
+        let shape = sizes([x.count, w.rows, w.cols]);
+        self.time("encode_sparse", shape, cost, |i| i.encode_sparse(x, w, b, curve, noise, step, y))
     }
     fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, noise: Noise, step: Buf, dw: Mat, db: Mat) -> Result {
-        self.time("encode_sparse_grad", 0.0, |i| i.encode_sparse_grad(x, dy, noise, step, dw, db))
+        let cost = self.costs.encode_sparse_grad(x, dy, dw);
+        let shape = sizes([x.count, dw.rows, dw.cols]);
+        self.time("encode_sparse_grad", shape, cost, |i| i.encode_sparse_grad(x, dy, noise, step, dw, db))
     }
     fn linear(&mut self, x: Mat, w: Mat, b: Mat, curve: Curve, y: Mat) -> Result {
-        self.time("linear", product(x.rows, x.cols, y.cols), |i| i.linear(x, w, b, curve, y))
+        let cost = self.costs.linear(x, w, y);
+        self.time("linear", sizes([x.rows, x.cols, y.cols]), cost, |i| i.linear(x, w, b, curve, y))
     }
     fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result {
-        self.time("linear_grad_weight", product(dw.rows, x.rows, dw.cols), |i| i.linear_grad_weight(x, dy, dw, db))
+        let cost = self.costs.linear_grad_weight(x, dy, dw);
+        let shape = sizes([x.rows, dw.rows, dw.cols]);
+        self.time("linear_grad_weight", shape, cost, |i| i.linear_grad_weight(x, dy, dw, db))
     }
     fn linear_grad_input(&mut self, dy: Mat, w: Mat, x: Mat, curve: Curve, dx: Mat) -> Result {
-        let flops = product(dy.rows, dy.cols, dx.cols);
-        self.time("linear_grad_input", flops, |i| i.linear_grad_input(dy, w, x, curve, dx))
+        let cost = self.costs.linear_grad_input(dy, w, dx);
+        let shape = sizes([dy.rows, dx.cols, dy.cols]);
+        self.time("linear_grad_input", shape, cost, |i| i.linear_grad_input(dy, w, x, curve, dx))
     }
     fn sample_latent(&mut self, x: Rows, stats: Mat, noise: Noise, step: Buf, z: Mat, kl: Mat) -> Result {
-        self.time("sample_latent", 0.0, |i| i.sample_latent(x, stats, noise, step, z, kl))
+        let cost = self.costs.sample_latent(stats, z);
+        self.time("sample_latent", sizes([x.count, z.cols]), cost, |i| i.sample_latent(x, stats, noise, step, z, kl))
     }
     fn sample_latent_grad(
         &mut self,
@@ -91,16 +141,23 @@ impl<B: Backend> Backend for Timed<B> {
         scale: Buf,
         dstats: Mat,
     ) -> Result {
-        self.time("sample_latent_grad", 0.0, |i| i.sample_latent_grad(x, stats, dz, noise, step, scale, dstats))
+        let cost = self.costs.sample_latent_grad(stats, dz);
+        self.time("sample_latent_grad", sizes([x.count, dz.cols]), cost, |i| {
+            i.sample_latent_grad(x, stats, dz, noise, step, scale, dstats)
+        })
     }
     fn likelihood(&mut self, x: Rows, kind: Likelihood, logits: Mat, step: Buf, scale: Buf, loss: Mat) -> Result {
-        self.time("likelihood", 0.0, |i| i.likelihood(x, kind, logits, step, scale, loss))
+        let cost = self.costs.likelihood(x, logits);
+        let shape = sizes([x.count, logits.cols]);
+        self.time("likelihood", shape, cost, |i| i.likelihood(x, kind, logits, step, scale, loss))
     }
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result {
-        self.time("adam", 0.0, |i| i.adam(w, dw, m, v, len, decayed, step, scale))
+        let cost = self.costs.adam(len);
+        self.time("adam", len.to_string(), cost, |i| i.adam(w, dw, m, v, len, decayed, step, scale))
     }
     fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
-        self.time("top_k", 0.0, |i| i.top_k(scores, seen, k, items, values))
+        let cost = self.costs.top_k(scores, seen, k);
+        self.time("top_k", sizes([scores.rows, scores.cols]), cost, |i| i.top_k(scores, seen, k, items, values))
     }
     fn decode_loss_grad(
         &mut self,
@@ -114,11 +171,15 @@ impl<B: Backend> Backend for Timed<B> {
         db: Mat,
         dg: Mat,
     ) -> Result {
-        let flops = 3.0 * product(x.count, decode.g.cols, decode.w.cols);
-        self.time("decode_loss_grad", flops, |i| i.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg))
+        let cost = self.costs.decode_loss_grad(x, decode);
+        let shape = sizes([x.count, decode.g.cols, decode.w.cols]);
+        self.time("decode_loss_grad", shape, cost, |i| {
+            i.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg)
+        })
     }
     fn recommend(&mut self, decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
-        let flops = product(decode.g.rows, decode.g.cols, decode.w.cols);
-        self.time("recommend", flops, |i| i.recommend(decode, seen, k, items, values))
+        let cost = self.costs.recommend(decode, seen, k);
+        let shape = sizes([decode.g.rows, decode.g.cols, decode.w.cols]);
+        self.time("recommend", shape, cost, |i| i.recommend(decode, seen, k, items, values))
     }
 }

@@ -18,7 +18,8 @@
 // # Null
 // `alloc`, `free`, `upload`, `download` and `info` must be there. Of the rest, an operation up to
 // `top_k` that is null is reported as unsupported when it is called; one that comes after `top_k`
-// is then made of the others. A null `sync` means that there is never anything to wait for.
+// is then made of the others, but for captures, marks and ceilings, which are then not used. A null `sync` means
+// that there is never anything to wait for.
 //
 // # Errors
 // Functions that return `int32_t` return a `vaecf_code`. After any but `VAECF_CODE_OK` the host asks `last_error`

@@ -238,12 +238,25 @@ impl Model {
         k: u32,
         space: &Workspace,
     ) -> Result<(Vec<u32>, Vec<f32>)> {
-        let len = u64::from(count) * u64::from(k);
-        let (items, values) = space.ranked.as_ref().filter(|(i, _)| len <= i.len()).ok_or_else(|| {
-            Error::failure(format!(
-                "a bug in vaecf, please report it: {count} rankings of {k} items in too small a workspace"
-            ))
-        })?;
+        self.begin_rank(histories, seen, first, count, k, space)?;
+        space.rankings(count, k)
+    }
+
+    /// The same without waiting for it: the rankings are read by [`Workspace::rankings`], before which more may be
+    /// asked for in another workspace.
+    ///
+    /// # Errors
+    /// As of [`Model::rank`].
+    pub fn begin_rank(
+        &self,
+        histories: &DeviceMatrix,
+        seen: Option<&DeviceMatrix>,
+        first: u32,
+        count: u32,
+        k: u32,
+        space: &Workspace,
+    ) -> Result<()> {
+        let (items, values) = space.room(count, k)?;
         if histories.items() != self.items {
             return Err(Error::data(format!(
                 "the histories are over {} items, the model over {}: they belong to different data sets",
@@ -263,11 +276,7 @@ impl Model {
             count,
         };
         let seen = seen.map_or(none, |s| s.window(first, count));
-        q.recommend(decode, seen, k, items.buf(), values.buf())?;
-        drop(q);
-        let mut scores = vec![0.0; len as usize];
-        values.download(0, HostMut::F32(&mut scores))?;
-        Ok((items.read_indices(0, len as usize)?, scores))
+        q.recommend(decode, seen, k, items.buf(), values.buf())
     }
 
     /// The scores of all items for `count` histories, `[count, I]`: what `gaussian-vae` predicts.
@@ -347,6 +356,28 @@ impl Workspace {
     /// Rows of logits it holds: the most [`Model::scores`] gives at once.
     pub fn logits_rows(&self) -> u32 {
         self.logits.1.rows
+    }
+
+    /// The items of `count` rankings of `k`, best first, and their scores: `[count * k]` each, of the latest
+    /// [`Model::begin_rank`].
+    ///
+    /// # Errors
+    /// What the device reports, or that there is no room for so many.
+    pub fn rankings(&self, count: u32, k: u32) -> Result<(Vec<u32>, Vec<f32>)> {
+        let (items, values) = self.room(count, k)?;
+        let len = count as usize * k as usize;
+        let mut scores = vec![0.0; len];
+        values.download(0, HostMut::F32(&mut scores))?;
+        Ok((items.read_indices(0, len)?, scores))
+    }
+
+    fn room(&self, count: u32, k: u32) -> Result<&(Buffer, Buffer)> {
+        let len = u64::from(count) * u64::from(k);
+        self.ranked.as_ref().filter(|(items, _)| len <= items.len()).ok_or_else(|| {
+            Error::failure(format!(
+                "a bug in vaecf, please report it: {count} rankings of {k} items in too small a workspace"
+            ))
+        })
     }
 
     /// Names update and window of the next batch.

@@ -453,7 +453,7 @@ impl Trainer {
     }
 
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
-        let (users, batch, base) = (self.users, self.space.batch(), self.base());
+        let (users, batch) = (self.users, self.space.batch());
         let (start, from) = (Instant::now(), self.progress.batch * batch);
         let mut clock = start;
         for first in (from..users).step_by(batch as usize) {
@@ -463,8 +463,7 @@ impl Trainer {
             }
             let count = batch.min(users - first);
             let update = self.progress.update.checked_add(1).ok_or_else(|| Error::usage("too many updates"))?;
-            self.space.set_step(&schedule::step(&self.config, update, base + first, count))?;
-            self.learn(first, count)?;
+            self.learn(update, first, count)?;
             self.progress.update = update;
             self.progress.batch += 1;
 
@@ -524,9 +523,10 @@ impl Trainer {
 
     /// One update, on the batch of `count` users at position `first` of the epoch. Batches of one size in one set of
     /// buffers issue the same calls, so these are captured where that is possible.
-    fn learn(&mut self, first: u32, count: u32) -> Result<()> {
+    fn learn(&mut self, update: u32, first: u32, count: u32) -> Result<()> {
         let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
         let (rows, set) = self.feed.rows(self.progress.epoch, self.config.epochs, first, count)?;
+        self.space.set_step(&schedule::step(&self.config, update, self.base() + first, count))?;
         let device = self.model.device().clone();
         let mut queue = device.queue();
         if !device.info().capture {

@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 use vaecf_core::{
-    backend::{self, Backend, Buf, Curve, Host, Info, Role, Rows},
+    backend::{self, Backend, Buf, Curve, Host, HostMut, Info, Role, Rows},
     config::{Member, ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
@@ -21,7 +21,7 @@ use vaecf_core::{
     trainer::{Ending, EpochReport, Observer, Pace, Placement, Plan, Snapshot, Trainer},
 };
 use vaecf_cpu::Cpu;
-use vaecf_tests::{Recorded, planted};
+use vaecf_tests::{Narrow, Recorded, planted};
 
 fn device<T: Real>(threads: usize) -> Device {
     Device::new(Box::new(Cpu::<T>::new(Some(threads)).unwrap()))
@@ -224,6 +224,8 @@ struct Told {
     changes: Vec<u32>,
     /// Updates so far.
     steps: u32,
+    /// Calls that wait.
+    waits: u32,
     /// Row starts that a step read, in turn, and where rows were uploaded to.
     calls: Vec<(bool, Buf)>,
 }
@@ -245,7 +247,7 @@ impl Witness {
 
 impl Backend for Witness {
     forward_backend! { self, self.inner;
-        download sync linear linear_grad_weight linear_grad_input encode_sparse_grad
+        linear linear_grad_weight linear_grad_input encode_sparse_grad
         sample_latent sample_latent_grad likelihood top_k logits_rows decode_loss_grad recommend
     }
 
@@ -268,6 +270,16 @@ impl Backend for Witness {
         told.changes.push(step);
         told.live.remove(&buf);
         self.inner.free(buf);
+    }
+
+    fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> backend::Result {
+        self.told.lock().unwrap().waits += 1;
+        self.inner.download(src, at, dst)
+    }
+
+    fn sync(&mut self) -> backend::Result {
+        self.told.lock().unwrap().waits += 1;
+        self.inner.sync()
     }
 
     fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> backend::Result {
@@ -395,6 +407,8 @@ fn streaming_keeps_to_its_bytes_allocates_nothing_on_the_way_and_uploads_ahead()
     told.lock().unwrap().calls.clear();
     trainer.run(&mut ()).unwrap();
     let told = told.lock().unwrap();
+    // Both losses and the scale after each epoch, the last checkpoint, and a look four times a second.
+    assert!(told.steps == 126 && told.waits < told.steps / 3, "{} waits in {} steps", told.waits, told.steps);
     assert_eq!(told.changes.iter().filter(|&&step| step > 0).count(), 0, "{:?}", told.changes);
     // Each set is filled before the first step on the other one, so that both can go on at once.
     let mut steps = told.calls.iter().enumerate().filter(|(_, (step, _))| *step);
@@ -411,6 +425,23 @@ fn streaming_keeps_to_its_bytes_allocates_nothing_on_the_way_and_uploads_ahead()
         }
     }
     assert!(turns > 10, "{turns} turns");
+}
+
+#[test]
+fn the_loss_scale_is_told_where_there_is_one() {
+    let data = planted::circles(4, 5).unwrap();
+    let told = |backend: Box<dyn Backend>| {
+        let (mut watch, train) = (Watch::default(), TrainConfig { epochs: 2, ..quick() });
+        Trainer::new(&Device::new(backend), &small(Member::MultVae), &train, &data, None)
+            .unwrap()
+            .run(&mut watch)
+            .unwrap();
+        watch.epochs.last().map(|report| (report.loss_scale, report.skipped)).unwrap()
+    };
+    let plain = || Cpu::<f32>::new(Some(1)).unwrap();
+    assert_eq!(told(Box::new(plain())), (None, 0));
+    let (scale, skipped) = told(Box::new(Narrow::f16(plain())));
+    assert_eq!(scale, Some(65_536.0 / 2_f32.powi(skipped as i32)));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vaecf_core::{Error, Result, config::ModelConfig, dataset::Dataset, files, ma
 use super::Context;
 use crate::{
     backend,
-    options::Global,
+    options::{Global, Precision},
     output::{Done, Format, Ui, print, print_json, vacant},
 };
 
@@ -21,6 +21,7 @@ use crate::{
 #[command(after_help = "Examples:
   vaecf bench                                   the MovieLens-20M shape, from a seed
   vaecf bench --peer python3                    beside PyTorch, in turns, on the same data
+  vaecf bench --batch 500,4096 --precision f32,f64
   vaecf bench --data data/ --batch 4096 -o here.json")]
 pub(crate) struct Bench {
     /// A prepared data set; made from the seed in the given shape unless given
@@ -29,12 +30,15 @@ pub(crate) struct Bench {
     /// Shape of made data: ml-20m, netflix, or USERSxITEMSxEVENTS
     #[arg(long, value_name = "SHAPE", default_value = "ml-20m", value_parser = shape, conflicts_with = "data")]
     shape: Shape,
-    /// Users per batch
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
-    /// Steps in a round
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..))]
-    steps: u16,
+    /// Users per batch; several by commas
+    #[arg(long, value_name = "N", default_value = "500", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Vec<u32>,
+    /// Working precisions, by commas
+    #[arg(long, value_enum, default_value = "auto", value_delimiter = ',')]
+    precision: Vec<Precision>,
+    /// Steps in a round, issued without waiting; 6 on the CPU, and half a second of them on a device, unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    steps: Option<u16>,
     /// Rounds, in which every contestant takes its turn; figures are medians over rounds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -44,6 +48,9 @@ pub(crate) struct Bench {
     /// A Python with torch and numpy, to run the PyTorch peer beside
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
+    /// Options of the peer, such as '--device cuda --dtype bf16 --compile'
+    #[arg(long, value_name = "OPTIONS", requires = "peer", allow_hyphen_values = true, default_value = "")]
+    peer_options: String,
     /// Write the figures as JSON
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -96,15 +103,21 @@ impl Bench {
     fn measure(&self, global: &Global, ui: Ui, matrix: &Matrix) -> Result<run::Figures> {
         let threads = global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let options = Options {
-            batch: self.batch,
-            steps: self.steps.into(),
+            precisions: self.precision.iter().map(|precision| precision.name().into()).collect(),
+            batches: self.batch.clone(),
+            steps: self.steps.map(usize::from),
             rounds: self.rounds.into(),
             k: self.k,
             threads,
             python: self.peer.clone(),
+            peer_options: self.peer_options.split_whitespace().map(str::to_owned).collect(),
         };
         let config = ModelConfig::default();
         let quiet = Ui { notes: false, details: false, ..ui };
-        run::run(|| backend::choose(global, &quiet), &config, matrix, &options)
+        let open = |precision: &str| {
+            let precision = *self.precision.iter().find(|known| known.name() == precision).unwrap_or(&Precision::Auto);
+            backend::choose(&Global { precision, ..global.clone() }, &quiet)
+        };
+        run::run(open, &config, matrix, &options)
     }
 }

@@ -318,7 +318,17 @@ fn bench_gives_figures_for_any_shape() {
     let small = ["bench", "--shape", "300x60x4000", "--batch", "50", "--steps", "1", "--rounds", "1", "-k", "5"];
     let figures = json(&run(dir.path(), &[&small[..], &["--format", "json", "-o", "here.json"]].concat(), 0).stdout);
     assert_eq!(figures["data"][0], 300);
-    assert!(figures["ours"]["train"]["median"].as_f64().expect("a rate") > 0.0);
+    let setting = &figures["settings"][0];
+    assert!(setting["ours"]["train"]["median"].as_f64().expect("a rate") > 0.0);
+    assert!(setting["ceilings"]["copy"].as_f64().expect("a rate") > 0.0);
+    assert!(setting["latency"]["p99"].as_f64().expect("seconds") > 0.0);
+    let lists = ["--batch", "20,50", "--precision", "f32,f64", "--format", "json"];
+    let tiny = ["bench", "--shape", "60x20x400", "--steps", "1", "--rounds", "1", "-k", "5"];
+    let settings = json(&run(dir.path(), &[&tiny[..], &lists].concat(), 0).stdout)["settings"].clone();
+    let of = |setting: &serde_json::Value| (setting["precision"].clone(), setting["batch"].clone());
+    let expected = [("f32", 20), ("f32", 50), ("f64", 20), ("f64", 50)];
+    let settings = settings.as_array().expect("a list");
+    assert!(settings.iter().map(of).eq(expected.map(|(precision, batch)| (precision.into(), batch.into()))));
     assert_eq!(figures, json(&fs::read_to_string(dir.path().join("here.json")).expect("the file")));
     let table = run(dir.path(), &small, 0).stdout;
     assert!(table.contains("decode_loss_grad") && table.contains("best rate"), "{table}");

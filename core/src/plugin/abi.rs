@@ -16,7 +16,8 @@
 //! # Null
 //! `alloc`, `free`, `upload`, `download` and `info` must be there. Of the rest, an operation up to
 //! `top_k` that is null is reported as unsupported when it is called; one that comes after `top_k`
-//! is then made of the others. A null `sync` means that there is never anything to wait for.
+//! is then made of the others, but for captures, marks and ceilings, which are then not used. A null `sync` means
+//! that there is never anything to wait for.
 //!
 //! # Errors
 //! Functions that return `int32_t` return a [`Code`]. After any but [`Code::Ok`] the host asks `last_error`
