@@ -9,10 +9,11 @@ use vaecf_core::{
     plugin::{self, Request},
 };
 use vaecf_cpu::Cpu;
+use vaecf_cuda::Cuda;
 
 use crate::{
     options::{Global, Precision},
-    output::Ui,
+    output::{Ui, bytes},
 };
 
 type Open = fn(&Global) -> Result<Box<dyn Backend>>;
@@ -29,7 +30,7 @@ pub(crate) struct Row {
 
 /// All of them, in the order in which `auto` tries them.
 pub(crate) const ALL: [Row; 3] = [
-    Row { name: "cuda", open: None, details: Vec::new },
+    Row { name: "cuda", open: Some(cuda), details: cuda_details },
     Row { name: "wgpu", open: None, details: Vec::new },
     Row { name: "cpu", open: Some(cpu), details: Vec::new },
 ];
@@ -105,6 +106,36 @@ fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
             ));
         }
     })
+}
+
+fn cuda(global: &Global) -> Result<Box<dyn Backend>> {
+    let precision = match global.precision {
+        Precision::Auto | Precision::F16 => vaecf_cuda::Precision::F16,
+        Precision::F32 => vaecf_cuda::Precision::F32,
+        Precision::Tf32 => vaecf_cuda::Precision::Tf32,
+        Precision::Bf16 => vaecf_cuda::Precision::Bf16,
+        Precision::F64 => {
+            return Err(Error::usage(
+                "the cuda backend computes in f16, bf16, tf32 or f32; choose one of these with --precision",
+            ));
+        }
+    };
+    let options = vaecf_cuda::Options { device: global.device, precision, ..Default::default() };
+    Ok(Box::new(Cuda::open(&options)?))
+}
+
+/// The driver and the devices there are; nothing where there is no driver, which opening one says.
+fn cuda_details() -> Vec<(String, String)> {
+    let Ok(survey) = vaecf_cuda::survey() else { return Vec::new() };
+    let library = survey.library.display();
+    let mut details = vec![("driver".to_owned(), format!("CUDA {}, {library}", survey.driver))];
+    for found in survey.devices {
+        let (major, minor) = found.capability;
+        let about = format!("{}, compute capability {major}.{minor}, {}", found.name, bytes(found.memory));
+        let refused = found.refused.map(|why| format!("; {why}")).unwrap_or_default();
+        details.push((format!("device {}", found.device), about + &refused));
+    }
+    details
 }
 
 /// Whether a backend's name is the path of a shared library.

@@ -58,6 +58,7 @@ impl Doctor {
                     };
                     let precision = match row.name {
                         "cpu" => "f32, f64 as the reference",
+                        "cuda" => "f16 unless --precision says bf16, tf32 or f32",
                         _ => &info.precision,
                     };
                     (true, format!("{}; {precision}; {same}", info.device))

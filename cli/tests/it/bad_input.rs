@@ -307,6 +307,7 @@ fn a_closed_standard_output() {
         &["--help"],
     ] {
         let mut command = Command::new(VAECF);
+        command.env("CUDA_VISIBLE_DEVICES", "");
         command.args(arguments).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         drop(child.stdout.take());

@@ -291,7 +291,8 @@ fn doctor_completions_and_man_pages() {
     let found = json(&run(dir.path(), &["doctor", "--format", "json"], 0).stdout);
     let backends = found["backends"].as_array().expect("a list");
     assert!(backends.iter().any(|row| row["name"] == "cpu" && row["works"] == true), "{found}");
-    assert!(run(dir.path(), &["doctor"], 0).stdout.contains("no cuda backend"));
+    // Whether there is no driver, or a driver whose devices are hidden from the tests.
+    assert!(run(dir.path(), &["doctor"], 0).stdout.contains("NVIDIA driver"));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(run(dir.path(), &["completions", shell], 0).stdout.contains("recommend"), "{shell}");
     }

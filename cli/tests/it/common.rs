@@ -11,10 +11,11 @@ use assert_cmd::Command;
 /// The path of the binary.
 pub(crate) const VAECF: &str = env!("CARGO_BIN_EXE_vaecf");
 
-/// The binary, without what the environment of the tests may say about colours.
+/// The binary, without what the environment of the tests may say about colours, and without the devices of this
+/// machine: `auto` is the CPU.
 pub(crate) fn vaecf(arguments: &[&str]) -> Command {
     let mut command = Command::new(VAECF);
-    command.env_remove("NO_COLOR").args(arguments);
+    command.env_remove("NO_COLOR").env("CUDA_VISIBLE_DEVICES", "").args(arguments);
     command
 }
 

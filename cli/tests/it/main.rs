@@ -6,5 +6,7 @@ mod built;
 mod commands;
 mod common;
 mod conform;
+#[cfg(target_os = "linux")]
+mod cuda;
 mod plugins;
 mod training;

@@ -24,7 +24,7 @@ fn epochs(dir: &Path, model: &str) -> Vec<u64> {
 
 fn start(dir: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(VAECF);
-    command.args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
+    command.env("CUDA_VISIBLE_DEVICES", "").args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts")
 }
 

@@ -64,10 +64,15 @@ pub(crate) fn emulator() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-        let (script, kernels) = (root().join("tests/emulator/build.sh"), root().join("backend-cuda/kernels"));
-        run(Command::new("sh").arg(script).arg(&folder).arg(kernels));
+        emulator_without(&folder, "");
         folder
     })
+}
+
+/// The same in a folder of its own, where the driver lacks some functions.
+pub(crate) fn emulator_without(folder: &Path, functions: &str) {
+    let (script, kernels) = (root().join("tests/emulator/build.sh"), root().join("backend-cuda/kernels"));
+    run(Command::new("sh").arg(script).arg(folder).arg(kernels).env("VAECF_EMULATOR_WITHOUT", functions));
 }
 
 /// The example in Rust.

@@ -1,0 +1,197 @@
+//! `--backend cuda` as a person meets it, on stand-ins for NVIDIA's libraries: where all is well it works like any
+//! other, and whatever is missing or goes wrong is one sentence and exit code 4.
+
+use std::{fs, path::Path};
+
+use assert_cmd::Command;
+
+use crate::{
+    built,
+    common::{SMALL, file, no_drafts, prepared, vaecf},
+};
+
+/// The binary with the stand-ins, as this environment has them.
+fn emulated(libraries: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = vaecf(arguments);
+    command.env("LD_LIBRARY_PATH", libraries).envs(environment.iter().copied());
+    command
+}
+
+/// Runs it, and returns what it printed and said.
+fn run(dir: &Path, environment: &[(&str, &str)], arguments: &[&str], code: i32) -> (String, String) {
+    run_with(built::emulator(), dir, environment, arguments, code)
+}
+
+fn run_with(
+    libraries: &Path,
+    dir: &Path,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+    code: i32,
+) -> (String, String) {
+    let output = emulated(libraries, environment, arguments).current_dir(dir).output().expect("the binary starts");
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    assert_eq!(output.status.code(), Some(code), "{environment:?} {arguments:?}\n{out}\n{err}");
+    assert!(!err.contains("panicked") && !err.contains("a bug in vaecf"), "{err}");
+    (out, err)
+}
+
+/// Runs what must fail with exit code 4: one sentence with all of `words` in it.
+fn refused(libraries: &Path, dir: &Path, environment: &[(&str, &str)], arguments: &[&str], words: &[&str]) {
+    let (_, err) = run_with(libraries, dir, environment, arguments, 4);
+    let errors: Vec<_> = err.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 1, "one sentence: {err}");
+    for word in words {
+        assert!(errors[0].contains(word), "{word:?} is not in: {}", errors[0]);
+    }
+    no_drafts(dir);
+}
+
+const TRAIN: [&str; 6] = ["train", "data", "-q", "--backend", "cuda", "-o"];
+
+fn training<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&TRAIN[..], &[model], &SMALL[..], more].concat()
+}
+
+fn bits(dir: &Path, model: &str) -> [Vec<u8>; 2] {
+    ["model.safetensors", "training.safetensors"].map(|name| fs::read(dir.join(model).join(name)).expect(name))
+}
+
+#[test]
+fn it_trains_evaluates_and_recommends_in_every_precision() {
+    let dir = prepared();
+    let dir = dir.path();
+    file(dir, "histories.csv", "user,item\nnew,t0-1\nnew,t0-2\nnew,t0-4\n");
+    for precision in ["f32", "tf32", "f16", "bf16"] {
+        let on = ["--backend", "cuda", "--precision", precision];
+        let (_, said) = run(
+            dir,
+            &[],
+            &[&["train", "data", "-o", precision, "--epochs", "8", "-v", "--lr", "0.01"], &SMALL[..], &on].concat(),
+            0,
+        );
+        assert!(said.contains("backend: cuda (Emulated GPU") && said.contains("cuBLASLt"), "{said}");
+        let (measured, _) =
+            run(dir, &[], &[&["evaluate", precision, "data", "--format", "json", "-q"], &on[..]].concat(), 0);
+        assert!(measured.contains("ndcg"), "{measured}");
+        let recommend = ["recommend", precision, "histories.csv", "-k", "3", "-q"];
+        let (items, _) = run(dir, &[], &[&recommend[..], &on].concat(), 0);
+        assert_eq!(items.matches("t0-").count(), 3, "{precision}: items of the same taste: {items}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_whatever_the_order_of_threads_and_queues() {
+    let dir = prepared();
+    let dir = dir.path();
+    for (model, seed) in [("a", "1"), ("b", "2"), ("c", "3")] {
+        run(dir, &[("VAECF_EMULATOR_SEED", seed)], &training(model, &["--epochs", "3"]), 0);
+    }
+    assert!(bits(dir, "a") == bits(dir, "b") && bits(dir, "a") == bits(dir, "c"));
+}
+
+#[test]
+fn without_cublaslt_its_own_products_take_over() {
+    let dir = prepared();
+    let alone = dir.path().join("alone");
+    fs::create_dir(&alone).expect("a folder");
+    fs::copy(built::emulator().join("libcuda.so.1"), alone.join("libcuda.so.1")).expect("a copy");
+    let train = [&["train", "data", "-o", "model", "-v", "--backend", "cuda", "--epochs", "2"], &SMALL[..]].concat();
+    let (_, said) = run_with(&alone, dir.path(), &[], &train, 0);
+    assert!(said.contains("own kernels (cuBLASLt is not installed"), "{said}");
+}
+
+#[test]
+fn auto_takes_a_device_that_works_and_else_says_why_not() {
+    let dir = prepared();
+    let dir = dir.path();
+    let auto = |model| [&["train", "data", "--epochs", "1", "-o", model], &SMALL[..]].concat();
+    let (_, said) = run(dir, &[], &auto("gpu"), 0);
+    assert!(said.contains("backend: cuda (Emulated GPU"), "{said}");
+    let (_, said) = run(dir, &[("VAECF_EMULATOR_DEVICES", "0")], &auto("cpu"), 0);
+    assert!(said.contains("backend: cpu") && said.contains("the NVIDIA driver finds no device"), "{said}");
+}
+
+#[test]
+fn whatever_is_missing_is_a_sentence() {
+    let dir = prepared();
+    let dir = dir.path();
+    let here = built::emulator();
+    let train = training("model", &[]);
+    let refused = |environment: &[(&str, &str)], more: &[&str], words: &[&str]| {
+        refused(here, dir, environment, &[&train[..], more].concat(), words);
+        assert!(!dir.join("model/model.json").exists(), "nothing was trained");
+    };
+    refused(&[("VAECF_EMULATOR_DEVICES", "0")], &[], &["finds no device"]);
+    refused(&[("VAECF_EMULATOR_DRIVER", "11040")], &[], &["too old", "CUDA 11.4", "525"]);
+    refused(&[("VAECF_EMULATOR_INIT_ERROR", "34")], &[], &["stub", "LD_LIBRARY_PATH"]);
+    refused(&[("VAECF_EMULATOR_INIT_ERROR", "803")], &[], &["restart"]);
+    refused(&[("VAECF_EMULATOR_INIT_ERROR", "999")], &[], &["does not start"]);
+    refused(&[("VAECF_EMULATOR_CAPABILITY", "6.1")], &[], &["6.1", "7.5"]);
+    refused(&[("VAECF_EMULATOR_CAPABILITY", "7.5")], &["--precision", "bf16"], &["bf16", "f16 or f32"]);
+    // No driver at all: a folder with nothing in it.
+    let empty = dir.join("empty");
+    fs::create_dir(&empty).expect("a folder");
+    self::refused(&empty, dir, &[("CUDA_VISIBLE_DEVICES", "")], &train, &["NVIDIA driver"]);
+    // Another number than there are devices is a mistake of who typed it.
+    let (_, said) = run(dir, &[], &[&train[..], &["--device", "3"]].concat(), 2);
+    assert!(said.contains("--device 3") && said.contains("one device, 0"), "{said}");
+}
+
+#[test]
+fn a_driver_that_lacks_a_function_is_too_old() {
+    let dir = prepared();
+    let old = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator-old");
+    built::emulator_without(&old, "cuGraphLaunch");
+    refused(&old, dir.path(), &[], &training("model", &[]), &["too old", "cuGraphLaunch", "525"]);
+}
+
+#[test]
+fn a_device_that_is_too_small_is_a_sentence_before_and_during_the_run() {
+    let dir = prepared();
+    let dir = dir.path();
+    let here = built::emulator();
+    let with = |bytes: &str, words: &[&str]| {
+        refused(here, dir, &[("VAECF_EMULATOR_MEMORY", bytes)], &training("model", &[]), words);
+    };
+    // No room for the library's workspace of 32 MiB: it is done without, as far as that goes.
+    with("1000", &["out of memory"]);
+    // A few KiB beside it: the plan is larger. Some more: what the plan does not count is asked for during the run.
+    with("33560000", &["this run needs", "smaller batch"]);
+    with("33600000", &["out of memory", "smaller batch"]);
+}
+
+#[test]
+fn a_device_that_is_lost_leaves_the_checkpoint_to_go_on_from() {
+    let dir = prepared();
+    let dir = dir.path();
+    run(dir, &[], &training("whole", &["--epochs", "6"]), 0);
+    run(dir, &[], &training("parts", &["--epochs", "3"]), 0);
+    let before = bits(dir, "parts");
+    let resume = ["train", "data", "-q", "--backend", "cuda", "-o", "parts", "--resume", "--epochs", "6"];
+    refused(built::emulator(), dir, &[("VAECF_EMULATOR_LOST_AFTER", "60")], &resume, &["the device was lost"]);
+    assert!(bits(dir, "parts") == before, "the checkpoint is not what it was");
+    run(dir, &[], &resume, 0);
+    assert!(bits(dir, "parts") == bits(dir, "whole"), "the run that went on is another one");
+}
+
+#[test]
+fn data_larger_than_asked_for_stream_to_the_same_bits() {
+    let dir = prepared();
+    let dir = dir.path();
+    run(dir, &[], &training("resident", &["--epochs", "3"]), 0);
+    for seed in ["1", "2"] {
+        let streamed = [&training(seed, &["--epochs", "3"])[..], &["--data-memory", "4000"]].concat();
+        run(dir, &[("VAECF_EMULATOR_SEED", seed)], &streamed, 0);
+        assert!(bits(dir, "resident") == bits(dir, seed), "streamed with seed {seed}");
+    }
+}
+
+#[test]
+fn a_bench_of_the_device() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let bench = ["bench", "--shape", "200x50x2000", "--steps", "1", "--rounds", "1", "-k", "5", "--batch", "50"];
+    let (out, _) = run(dir.path(), &[], &[&bench[..], &["--backend", "cuda", "--format", "json"]].concat(), 0);
+    let found: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert!(found.to_string().contains("Emulated GPU"), "{found}");
+}
