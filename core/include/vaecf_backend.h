@@ -297,8 +297,8 @@ typedef uint64_t vaecf_mark;
 
 // What a device does at best, measured on it: the limits that a bench puts its figures beside.
 typedef struct {
-  // Bytes per second, read and written together, of a copy within the device's memory that is far larger
-  // than its caches.
+  // Bytes per second, read and written together, of a copy within the device's memory, or a pass over it in
+  // place, that is far larger than its caches.
   double copy;
   // FLOP per second of a large matrix product in the working precision.
   double products;

@@ -341,8 +341,8 @@ pub const MARKS: usize = 4096;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Ceilings {
-    /// Bytes per second, read and written together, of a copy within the device's memory that is far larger
-    /// than its caches.
+    /// Bytes per second, read and written together, of a copy within the device's memory, or a pass over it in
+    /// place, that is far larger than its caches.
     pub copy: f64,
     /// FLOP per second of a large matrix product in the working precision.
     pub products: f64,
