@@ -96,7 +96,6 @@ INLINE u32 vote(bool yes) { return __ballot_sync(0xffffffffu, yes); }
 INLINE u32 atomic_or(u32 *at, u32 bits) { return atomicOr(at, bits); }
 INLINE u32 atomic_swap(u32 *at, u32 value) { return atomicExch(at, value); }
 INLINE u32 atomic_add(u32 *at, u32 n) { return atomicAdd(at, n); }
-INLINE float atomic_add(float *at, float x) { return atomicAdd(at, x); }
 
 // The block's dynamic shared memory.
 INLINE u8 *shared_memory() {

@@ -79,7 +79,6 @@ void fence();
 u32 fetch_or(u32 *at, u32 bits);
 u32 exchange(u32 *at, u32 value);
 u32 fetch_add(u32 *at, u32 n);
-float fetch_add(float *at, float x);
 
 void start_copy(void *to, const void *from, u32 bytes);
 void close_copies();

@@ -108,7 +108,6 @@ INLINE void fence() { emulator::fence(); }
 INLINE u32 atomic_or(u32 *at, u32 bits) { return emulator::fetch_or(at, bits); }
 INLINE u32 atomic_swap(u32 *at, u32 value) { return emulator::exchange(at, value); }
 INLINE u32 atomic_add(u32 *at, u32 n) { return emulator::fetch_add(at, n); }
-INLINE float atomic_add(float *at, float x) { return emulator::fetch_add(at, x); }
 
 INLINE u8 *shared_memory() { return emulator::shared_memory_start(); }
 INLINE u32 shared_address(const void *at) { return u32(static_cast<const u8 *>(at) - shared_memory()); }

@@ -567,10 +567,6 @@ u32 exchange(u32 *at, u32 value) {
 u32 fetch_add(u32 *at, u32 n) {
     return change(at, [=](u32 old) { return old + n; });
 }
-float fetch_add(float *at, float x) {
-    return change(at, [=](float old) { return old + x; });
-}
-
 // A copy is made when its thread waits for it, and no sooner: whoever forgets to wait finds garbage.
 void start_copy(void *to, const void *from, u32 bytes) {
     const u64 target = reinterpret_cast<u64>(to), source = reinterpret_cast<u64>(from);
