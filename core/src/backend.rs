@@ -289,7 +289,8 @@ pub struct Info {
     pub act_bytes: u32,
     /// Bytes per element of role [`Role::Weight`], half copy included.
     pub weight_bytes: u32,
-    /// Row strides of weights and activations are multiples of this many elements.
+    /// Rows of weights, gradients and activations begin at multiples of this many elements: so do offsets and
+    /// strides, those of a view of a few columns too.
     pub align: u32,
     /// The loss scale that a new run starts with; 1 where this backend does not scale.
     pub loss_scale: f32,

@@ -31,6 +31,8 @@ impl std::fmt::Debug for Device {
 
 struct State {
     backend: Box<dyn Backend>,
+    /// [`Info::align`].
+    align: u32,
     /// What is known of each live buffer.
     live: HashMap<Buf, Known>,
 }
@@ -222,7 +224,7 @@ impl Device {
     /// Takes over a backend.
     pub fn new(backend: Box<dyn Backend>) -> Self {
         let info = Arc::new(backend.info());
-        Self { state: Arc::new(Mutex::new(State { backend, live: HashMap::new() })), info }
+        Self { state: Arc::new(Mutex::new(State { backend, align: info.align.max(1), live: HashMap::new() })), info }
     }
 
     /// What the backend was when it was taken over.
@@ -369,7 +371,13 @@ impl<'a> Check<'a> {
         let shape = m.rows == rows && m.cols == cols && m.stride >= m.cols;
         let last = u64::from(m.rows).saturating_sub(1).saturating_mul(u64::from(m.stride));
         let end = if m.rows == 0 { m.offset } else { m.offset.saturating_add(last).saturating_add(u64::from(m.cols)) };
-        self.need(shape, || format!("wanted a matrix {rows} x {cols}, got {m:?}")).buffer(m.buf, roles, end)
+        let align = self.state.align;
+        // Per-user outputs have rows of one number.
+        let aligned = roles == [Role::Value]
+            || m.offset.is_multiple_of(align.into()) && (m.rows < 2 || m.stride.is_multiple_of(align));
+        self.need(shape, || format!("wanted a matrix {rows} x {cols}, got {m:?}"))
+            .need(aligned, || format!("rows that begin at multiples of {align}, got {m:?}"))
+            .buffer(m.buf, roles, end)
     }
 
     /// A window of rows inside its user list or matrix.
