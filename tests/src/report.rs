@@ -243,7 +243,7 @@ impl Report {
         })
     }
 
-    /// What the backend does not have, each once.
+    /// What the backend does not have, each once; what it may leave out comes last.
     pub fn absent(&self) -> Vec<&str> {
         let mut all = Vec::new();
         for (_, outcome) in &self.trials {
@@ -253,6 +253,7 @@ impl Report {
                 all.push(what);
             }
         }
+        all.sort_by_key(|what| OPTIONAL.contains(what));
         all
     }
 
