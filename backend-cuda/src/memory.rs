@@ -219,8 +219,8 @@ impl Table {
 
 /// Bytes that are converted and sent at once.
 const PIECE: usize = 64 << 20;
-/// Pieces that may be under way.
-const PIECES: usize = 4;
+/// Pieces that may be under way: together a whole chunk of streamed data.
+const PIECES: usize = 5;
 
 /// Pinned memory that uploads and downloads go through, each piece with the mark after its last use.
 #[derive(Debug, Default)]

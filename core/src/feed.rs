@@ -29,8 +29,8 @@ pub enum Placement {
 }
 
 /// Bytes of both sets that are enough, however much there is: what a chunk of this size computes takes far longer than
-/// its copy.
-const ENOUGH: u64 = 2 << 30;
+/// its copy, and a backend can hold all of it in pinned memory, so that the host need not wait for the copy.
+const ENOUGH: u64 = 512 << 20;
 
 /// The size of a matrix over all users of the training part, by the number of its events.
 #[derive(Clone, Copy, Debug)]
