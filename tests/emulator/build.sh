@@ -7,6 +7,7 @@
 # is well. With -fsanitize=address among the flags kernels are checked by that instead of by the watch. Reads
 #   CXX                      the compiler, g++ where it is not set
 #   VAECF_EMULATOR_WITHOUT   names of functions that libcuda shall lack, as an older driver's does
+#   VAECF_EMULATOR_FROM      the folder of an earlier build, whose objects are used for what KERNELS_DIR lacks
 #   VAECF_EMULATOR_JOBS      how many compilers run at a time, 2 where it is not set
 set -eu
 
@@ -59,9 +60,16 @@ stale() {
 work=$out/work
 : >"$work"
 cuda= blaslt=
+from=${VAECF_EMULATOR_FROM:-}
+if [ -n "$from" ]; then
+    for object in "$from"/objects/kernel-*.o; do
+        name=$(basename "$object" .o)
+        [ -e "$kernels/${name#kernel-}.cu" ] || cuda="$cuda $object"
+    done
+fi
 for source in "$here"/*.cpp; do
     name=$(basename "$source" .cpp)
-    object=$out/objects/$name.o
+    object=${from:-$out}/objects/$name.o
     if [ "$name" = cublaslt ]; then blaslt=$object; else cuda="$cuda $object"; fi
     if stale "$object"; then echo "$cxx $host -MMD -MF ${object%.o}.d -c $source -o $object" >>"$work"; fi
 done

@@ -32,6 +32,8 @@ struct Settings {
     int devices;
     u64 lost_after; // launches; 0 for never
     int init_error;
+    int shared; // bytes that a block may ask for; 0 for what the capability has
+    int processors;
 
     static Settings read() {
         const auto number = [](const char *name, u64 otherwise) {
@@ -45,6 +47,8 @@ struct Settings {
         read.devices = int(number("VAECF_EMULATOR_DEVICES", 1));
         read.lost_after = number("VAECF_EMULATOR_LOST_AFTER", 0);
         read.init_error = int(number("VAECF_EMULATOR_INIT_ERROR", 0));
+        read.shared = int(number("VAECF_EMULATOR_SHARED", 0));
+        read.processors = int(number("VAECF_EMULATOR_PROCESSORS", 132));
         read.major = 9;
         read.minor = 0;
         if (const char *capability = getenv("VAECF_EMULATOR_CAPABILITY")) {
@@ -67,7 +71,10 @@ struct Settings {
         default: return 228 << 10;
         }
     }
-    int shared_opt_in() const { return capability() == 75 ? 64 << 10 : shared_per_processor() - 1024; }
+    int shared_opt_in() const {
+        if (shared != 0) return shared;
+        return capability() == 75 ? 64 << 10 : shared_per_processor() - 1024;
+    }
     int threads_per_processor() const {
         return capability() == 75                                                ? 1024
                : capability() == 86 || capability() == 89 || capability() == 120 ? 1536
@@ -355,7 +362,7 @@ CUDA cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 15:
     case 31:
     case 41: *value = 1; break;   // GPU_OVERLAP, CONCURRENT_KERNELS, UNIFIED_ADDRESSING
-    case 16: *value = 132; break; // MULTIPROCESSOR_COUNT
+    case 16: *value = settings.processors; break; // MULTIPROCESSOR_COUNT
     case 19:
     case 78:
     case 99: *value = 1; break;                                // CAN_MAP_HOST_MEMORY, STREAM_PRIORITIES, HOST_REGISTER

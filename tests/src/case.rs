@@ -371,6 +371,9 @@ impl Case {
                     add(Self { kind, fill, ..base.clone() });
                 }
                 add(Self { kind, data: Data::Extreme, items: 150, ..base.clone() });
+                add(Self { kind, data: Data::Extreme, items: 700, users: 16, ..base.clone() });
+                // Rows of which all logits are far below zero.
+                add(Self { kind, data: Data::Extreme, items: 1, users: 16, ..base.clone() });
                 add(Self { kind, data: Data::Integers, curve: Curve::Identity, ..base.clone() });
                 add(Self { kind, items: 1, fill: Fill::Full, ..base.clone() });
             }
@@ -381,6 +384,9 @@ impl Case {
                 add(Self { keep, data: Data::Integers, fill: Fill::Squares, curve: Curve::Identity, ..base.clone() });
                 add(Self { keep, seed: 0xfedc_ba98_7654_3210, ..base.clone() });
             }
+        }
+        if has("keep") && has("fill") {
+            add(Self { fill: Fill::Full, users: 9, items: 60, first: 0, listed: false, ..Self::at_threshold(op) });
         }
         if has("scale") {
             add(Self { scale: 1024.0, ..base.clone() });
@@ -397,6 +403,9 @@ impl Case {
             }
             add(Self { k: base.items, ..base.clone() });
             add(Self { k: 1, data: Data::Integers, items: 129, ..base.clone() });
+            if full {
+                add(Self { k: 2500, data: Data::Integers, items: 3000, ..base.clone() });
+            }
         }
         if has("inner") {
             add(Self { data: Data::Integers, curve: Curve::Identity, users: 33, inner: 65, outer: 34, ..base.clone() });
@@ -406,6 +415,8 @@ impl Case {
             add(Self { outer: base.items, ..base.clone() });
             add(Self { data: Data::Extreme, ..base.clone() });
             add(Self { data: Data::Extreme, items: 5000, ..base.clone() });
+            // What is not finite anywhere in a block and in a vector.
+            (0..8).for_each(|seed| add(Self { data: Data::Extreme, items: 900 + seed as u32, seed, ..base.clone() }));
             if full {
                 for items in [4095, 4097, 65_537, 1_000_003] {
                     add(Self { items, outer: 1000, scale: 4.0, ..base.clone() });
@@ -449,6 +460,11 @@ impl Case {
         }
         cases.iter_mut().for_each(Self::settle);
         cases
+    }
+
+    /// Where one of the draws for the first users and items is the threshold itself, which does not keep.
+    fn at_threshold(op: Op) -> Self {
+        Self { keep: 0.5, seed: 1_447_457, ..Self::of(op) }
     }
 
     /// The same shape with everything else as in turn `at`.
@@ -555,7 +571,13 @@ impl Case {
         }
         let weights = self.weights.then(|| {
             let top = if self.kind == LikelihoodKind::Logistic || self.member == Member::LogisticVae { 4 } else { 12 };
-            items.iter().map(|_| (random.below(top) + 1) as f32 / 4.0).collect::<Vec<f32>>()
+            let mut weights: Vec<f32> = items.iter().map(|_| (random.below(top) + 1) as f32 / 4.0).collect();
+            if matches!(self.op, Op::EncodeSparse | Op::EncodeSparseGrad) {
+                // Events that count for nothing: such a row has no norm.
+                let rows = indptr.windows(2).skip(4).step_by(5);
+                rows.for_each(|row| weights[row[0] as usize..row[1] as usize].fill(0.0));
+            }
+            weights
         });
         Matrix::new(self.items, indptr, items, weights.map(Into::into)).expect("sorted, and below the number of items")
     }
@@ -635,6 +657,8 @@ pub fn cases(op: Op, full: bool) -> impl Strategy<Value = Case> {
 
 #[cfg(test)]
 mod tests {
+    use vaecf_core::random;
+
     use super::*;
 
     #[test]
@@ -671,6 +695,16 @@ mod tests {
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
+    }
+
+    #[test]
+    fn a_draw_is_the_threshold() {
+        let case = Case::at_threshold(Op::EncodeSparse);
+        let (seed, update, threshold) = (case.seed, 1 + (case.seed % 100_000) as u32, random::threshold(0.5));
+        let keeps = |user, item, threshold| random::keeps(seed, stream::DROPOUT, update, user, item, threshold);
+        let there =
+            (0..9).any(|user| (0..60).any(|item| keeps(user, item, threshold) != keeps(user, item, threshold + 1)));
+        assert!(there);
     }
 
     #[test]

@@ -60,7 +60,7 @@ const UNREADABLE: f64 = f64::NAN;
 /// Around what is written, and in it before: exact in every type.
 const UNWRITTEN: f64 = 1536.0;
 /// Beside the columns of a view.
-const BESIDE: f64 = -768.0;
+const BESIDE: f64 = f64::NAN;
 /// Index guards are items that exist, so that reading one is a wrong result and not a crash.
 const INDEX_GUARD: u32 = 0;
 
@@ -116,7 +116,7 @@ pub(crate) struct Lab<'a> {
     backend: &'a mut dyn Backend,
     pub(crate) case: &'a Case,
     pub(crate) numbers: Numbers,
-    mode: Mode,
+    pub(crate) mode: Mode,
     align: u32,
     held: Vec<Held>,
     pub(crate) params: StepParams,
@@ -273,7 +273,11 @@ impl<'a> Lab<'a> {
     ) -> Tried<Buf> {
         let around = if write { UNWRITTEN } else { UNREADABLE };
         let mut all = x.map_or_else(|| vec![UNWRITTEN; len], <[f64]>::to_vec);
-        all.resize(len + self.guard(), around);
+        if role == Role::Weight {
+            // An operation may be given it as a row, which ends in padding.
+            all.resize(padded(len as u32, self.align) as usize, 0.0);
+        }
+        all.resize(all.len() + self.guard(), around);
         let buf = self.backend.alloc(role, all.len() as u64)?;
         let mat = Mat { buf, rows: 1, cols: len as u32, stride: len as u32, offset: 0 };
         self.backend.upload(buf, 0, Host::F64(&all))?;

@@ -199,7 +199,8 @@ pub(crate) fn inputs(case: &Case, history: &Matrix, order: &[u32], update: u32) 
         let norm = (0..items.len()).map(|at| x(at) * x(at)).sum::<f64>().sqrt();
         let kept = |item| random::keeps(case.seed, stream::DROPOUT, update, user, item, threshold);
         let all = items.iter().enumerate().filter(|(_, item)| kept(**item));
-        all.map(|(at, &item)| (item as usize, x(at) / norm / keep)).collect()
+        // A row whose weights are all zero is zero.
+        all.map(|(at, &item)| (item as usize, if norm > 0.0 { x(at) / norm / keep } else { 0.0 })).collect()
     };
     order[case.first as usize..][..case.users as usize].iter().map(of).collect()
 }
@@ -382,6 +383,11 @@ fn logits(lab: &Lab<'_>, number: u32, len: usize) -> Vec<f64> {
     let mut f = lab.draw(Role::Act, number, len);
     if lab.case.data == Data::Extreme {
         f.iter_mut().for_each(|f| *f *= 400.0);
+        // In every other row one stands out by so much that no other will do for the maximum.
+        let mut random = lab.case.generator(5);
+        for row in f.chunks_exact_mut(lab.case.items as usize).skip(1).step_by(2) {
+            row[random.below(lab.case.items) as usize] = 1000.0;
+        }
         lab.round(Role::Act, &mut f);
     }
     f
@@ -454,7 +460,10 @@ fn likelihood(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
     for (f, row) in f.chunks_exact(i).zip(events(case, &history, &order)) {
         let (loss, df) = likelihood_bound(case, f, &vec![0.0; i], &row);
         losses.push(loss);
-        far.extend(df);
+        // An exponential next to zero may be zero, before it is multiplied.
+        let total: f64 = row.iter().map(|(_, x)| x).sum();
+        let least = lab.numbers.sum.tiny() / lab.numbers.sum.roundoff() * total * case.scale;
+        far.extend(df.iter().map(|df| df + least));
     }
     let exact = whole(case) && case.kind == LikelihoodKind::Gaussian && !case.weights;
     Ok(vec![Bound::new(Role::Act, i, far).exact_if(exact), Bound::new(Role::Value, i, losses).exact_if(exact)])
@@ -481,6 +490,14 @@ fn adam(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
     let (mb, vb) =
         (lab.arena("m", Role::Moment, Some(&m), len, true)?, lab.arena("v", Role::Moment, Some(&v), len, true)?);
     lab.call(|q, step, scale| q.adam(wb, dwb, mb, vb, len as u64, decayed as u64, step, scale))?;
+    // What operations then read is the new weights, whatever copies of them there are: a sum of nothing and a bias.
+    let (x, none) =
+        (lab.input("x", Role::Act, 1, 1, &[0.0])?, lab.input("none", Role::Weight, 1, len, &vec![0.0; len])?);
+    let read = lab.output("read", Role::Act, 1, len)?;
+    if lab.mode != Mode::Timed {
+        let bias = Mat { buf: wb, offset: 0, ..none };
+        lab.call(|q, _, _| q.linear(x, none, bias, Curve::Identity, read))?;
+    }
     let p = lab.params;
     let (mut far_w, mut far_m, mut far_v) = (Vec::new(), Vec::new(), Vec::new());
     for at in 0..len {
@@ -495,10 +512,11 @@ fn adam(lab: &mut Lab<'_>) -> Tried<Vec<Bound>> {
     }
     if case.data == Data::Extreme {
         // Nothing but the count changes.
-        return Ok((0..4).map(|_| Bound::exact()).collect());
+        return Ok((0..5).map(|_| Bound::exact()).collect());
     }
     let bound = |role, far| Bound::new(role, 4, far);
-    Ok(vec![bound(Role::Weight, far_w), bound(Role::Moment, far_m), bound(Role::Moment, far_v), Bound::exact()])
+    let read = bound(Role::Act, far_w.clone());
+    Ok(vec![bound(Role::Weight, far_w), bound(Role::Moment, far_m), bound(Role::Moment, far_v), read, Bound::exact()])
 }
 
 /// The histories to be left out; a case without events asks with no matrix at all, every other time.

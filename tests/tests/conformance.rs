@@ -5,6 +5,7 @@
 //! them all. What is not here, or not implemented, or known to fail is shown as ignored with the reason.
 
 mod built;
+mod cuda;
 mod subjects;
 
 use std::{path::Path, process::ExitCode};
@@ -26,13 +27,14 @@ fn named() -> Subject {
         Some(path) => plugin(name, true, Path::new(&path)),
         None => {
             let backend = Err("VAECF_PLUGIN names no shared library".into());
-            Subject { name, backend, full: true, runs: true }
+            Subject { name, backend, full: true, runs: true, beyond: Vec::new() }
         }
     }
 }
 
-fn cuda(name: &'static str, precision: Precision) -> Subject {
-    Subject::new(name, true, Cuda::open(&vaecf_cuda::Options { precision, ..Default::default() }))
+fn device(name: &'static str, precision: Precision) -> Subject {
+    let cuda = Cuda::open(&vaecf_cuda::Options { precision, ..Default::default() });
+    Subject { beyond: cuda::beyond(), ..Subject::new(name, true, cuda) }
 }
 
 fn main() -> ExitCode {
@@ -45,10 +47,10 @@ fn main() -> ExitCode {
         plugin("plugin in C", true, built::plugin_c()),
         plugin("plugin in Rust", false, built::plugin_rust()),
         named(),
-        cuda("cuda f32", Precision::F32),
-        cuda("cuda tf32", Precision::Tf32),
-        cuda("cuda f16", Precision::F16),
-        cuda("cuda bf16", Precision::Bf16),
+        device("cuda f32", Precision::F32),
+        device("cuda tf32", Precision::Tf32),
+        device("cuda f16", Precision::F16),
+        device("cuda bf16", Precision::Bf16),
     ];
     subjects::run("conformance", subjects)
 }

@@ -4,27 +4,33 @@
 //! A program of its own, because a process has one driver.
 
 mod built;
+mod cuda;
 mod subjects;
 
 use std::process::ExitCode;
 
 use subjects::Subject;
-use vaecf_cuda::{Cuda, Options, Precision};
+use vaecf_cuda::Precision;
 
 fn main() -> ExitCode {
-    let cuda = |name, precision, own_products| {
-        let libraries = Some(built::emulator().to_owned());
-        let cuda = Cuda::open(&Options { precision, libraries, own_products, device: 0 });
-        // Whole runs take a minute, so one subject has them.
-        Subject { runs: precision == Precision::F16 && own_products, ..Subject::new(name, false, cuda) }
+    // SAFETY: no other thread has begun.
+    cuda::DEVICE.iter().for_each(|(name, value)| unsafe { std::env::set_var(name, value) });
+    let subject = |name, precision, own_products| {
+        let cuda = cuda::open(built::emulator(), precision, own_products);
+        Subject {
+            // Whole runs take a minute, so one subject has them.
+            runs: precision == Precision::F16 && own_products,
+            beyond: cuda::beyond(),
+            ..Subject::new(name, false, cuda)
+        }
     };
     let subjects = vec![
-        cuda("emulated f32", Precision::F32, true),
-        cuda("emulated tf32", Precision::Tf32, true),
-        cuda("emulated f16", Precision::F16, true),
-        cuda("emulated bf16", Precision::Bf16, true),
-        cuda("emulated f32 with cuBLASLt", Precision::F32, false),
-        cuda("emulated f16 with cuBLASLt", Precision::F16, false),
+        subject("emulated f32", Precision::F32, true),
+        subject("emulated tf32", Precision::Tf32, true),
+        subject("emulated f16", Precision::F16, true),
+        subject("emulated bf16", Precision::Bf16, true),
+        subject("emulated f32 with cuBLASLt", Precision::F32, false),
+        subject("emulated f16 with cuBLASLt", Precision::F16, false),
     ];
     subjects::run("emulator", subjects)
 }

@@ -71,8 +71,24 @@ pub(crate) fn emulator() -> &'static Path {
 
 /// The same in a folder of its own, where the driver lacks some functions.
 pub(crate) fn emulator_without(folder: &Path, functions: &str) {
-    let (script, kernels) = (root().join("tests/emulator/build.sh"), root().join("backend-cuda/kernels"));
-    run(Command::new("sh").arg(script).arg(folder).arg(kernels).env("VAECF_EMULATOR_WITHOUT", functions));
+    run(build(folder, &kernels()).env("VAECF_EMULATOR_WITHOUT", functions));
+}
+
+/// The same with these kernels, and all else from another folder.
+pub(crate) fn emulator_from(folder: &Path, kernels: &Path, from: &Path) {
+    // Quick to compile is worth more here than quick to run.
+    run(build(folder, kernels).arg("-O1").env("VAECF_EMULATOR_FROM", from));
+}
+
+fn build(folder: &Path, kernels: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.arg(root().join("tests/emulator/build.sh")).args([folder, kernels]);
+    command
+}
+
+/// The folder of the kernels' sources.
+pub(crate) fn kernels() -> PathBuf {
+    root().join("backend-cuda/kernels")
 }
 
 /// The example in Rust.

@@ -21,12 +21,14 @@ pub(crate) struct Subject {
     pub(crate) full: bool,
     /// Whole runs, too.
     pub(crate) runs: bool,
+    /// Trials beside those of every backend.
+    pub(crate) beyond: Vec<vaecf_tests::Trial>,
 }
 
 impl Subject {
     pub(crate) fn new<B: Backend + 'static>(name: &'static str, full: bool, backend: vaecf_core::Result<B>) -> Self {
         let backend = backend.map(|backend| Box::new(backend) as Box<dyn Backend>).map_err(|e| e.to_string());
-        Self { name, backend, full, runs: true }
+        Self { name, backend, full, runs: true, beyond: Vec::new() }
     }
 }
 
@@ -44,7 +46,7 @@ pub(crate) fn run(program: &'static str, subjects: Vec<Subject>) -> ExitCode {
     let mut trials = Vec::new();
     // How many passed, by backend: one that is here and has nothing that passes is no success.
     let mut passed: Vec<(&str, Arc<AtomicUsize>)> = Vec::new();
-    for Subject { name, backend, full, runs } in subjects {
+    for Subject { name, backend, full, runs, beyond } in subjects {
         let backend = match backend {
             Ok(backend) => Arc::new(Mutex::new(backend)),
             Err(why) => {
@@ -54,7 +56,7 @@ pub(crate) fn run(program: &'static str, subjects: Vec<Subject>) -> ExitCode {
         };
         let all = match std::env::var("VAECF_TRIAL") {
             Ok(line) => vec![line.parse().expect("VAECF_TRIAL is the line of a trial")],
-            Err(_) => plan(&Options { seed, full, ..Options::default() }),
+            Err(_) => plan(&Options { seed, full, ..Options::default() }).into_iter().chain(beyond).collect(),
         };
         assert!(!all.is_empty(), "no trials at all");
         let count = Arc::new(AtomicUsize::new(0));
