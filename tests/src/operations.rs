@@ -616,11 +616,9 @@ fn decode_loss_grad(lab: &mut Lab<'_>, judged: bool) -> Tried<Vec<Bound>> {
         losses.push(loss);
         df.extend(far);
     }
-    if lab.numbers.act != lab.numbers.sum {
-        // Next to zero a narrow type loses a fixed amount, and not a part of the value.
-        let least = lab.numbers.act.tiny() / lab.numbers.act.roundoff();
-        df.iter_mut().for_each(|df| *df += least);
-    }
+    // Next to zero a type loses a fixed amount, and not a part of the value.
+    let least = lab.numbers.act.tiny() / lab.numbers.act.roundoff();
+    df.iter_mut().for_each(|df| *df += least);
     let terms = b + i + h;
     let exact = whole(case) && case.kind == LikelihoodKind::Gaussian && !case.weights;
     let bound = |role, far| Bound::new(role, terms, far).through().exact_if(exact);

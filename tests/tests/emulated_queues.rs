@@ -35,9 +35,7 @@ fn main() {
         let mut cuda = cuda::open(built::emulator(), Precision::F16, true).expect("the stand-ins");
         return check(&mut cuda).expect(&asked);
     }
-    let run = |name: &'static str, seed: u32| {
-        Trial::test(format!("{name}, seed {seed}"), move || child(name, seed))
-    };
+    let run = |name: &'static str, seed: u32| Trial::test(format!("{name}, seed {seed}"), move || child(name, seed));
     let trials = CHECKS.into_iter().flat_map(|(name, seeds, _)| (1..=seeds).map(move |seed| run(name, seed))).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -175,16 +173,7 @@ fn freed_under_way(cuda: &mut Cuda) -> Result<()> {
 }
 
 fn handles_after_free(cuda: &mut Cuda) -> Result<()> {
-    let roles = [
-        Role::Weight,
-        Role::Grad,
-        Role::Moment,
-        Role::Act,
-        Role::Value,
-        Role::Index,
-        Role::Step,
-        Role::Scale,
-    ];
+    let roles = [Role::Weight, Role::Grad, Role::Moment, Role::Act, Role::Value, Role::Index, Role::Step, Role::Scale];
     for role in roles {
         let buf = cuda.alloc(role, 8)?;
         cuda.free(buf);
@@ -197,8 +186,7 @@ fn handles_after_free(cuda: &mut Cuda) -> Result<()> {
             assert!(cuda.upload(buf, 0, from).is_err(), "an upload to {role:?}");
         }
         let (mut a, mut b, mut c) = ([0.0], [0.0], [0]);
-        let downloads =
-            [HostMut::F32(&mut a), HostMut::F64(&mut b), HostMut::U32(&mut c), HostMut::Scale(&mut scale)];
+        let downloads = [HostMut::F32(&mut a), HostMut::F64(&mut b), HostMut::U32(&mut c), HostMut::Scale(&mut scale)];
         for to in downloads {
             assert!(cuda.download(buf, 0, to).is_err(), "a download of {role:?}");
         }

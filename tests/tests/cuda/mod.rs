@@ -17,7 +17,7 @@ const BEYOND: &[&str] = &[
     "agrees encode_sparse users=3 items=5 outer=2060 fill=empty",
     "agrees encode_sparse_grad users=5 items=4 outer=2060 fill=full",
     // Items with too many rows for one block, and more of them than there are blocks to share them.
-    "agrees encode_sparse_grad users=600 items=40 outer=140 fill=full weights=true keep=0.9",
+    "agrees encode_sparse_grad users=600 items=40 outer=152 fill=full weights=true keep=0.9",
     "agrees encode_sparse_grad users=512 items=3 outer=9 fill=full keep=1",
     "agrees encode_sparse_grad users=513 items=6 outer=9 fill=full keep=1 data=integers",
     // More words of bits than threads, and than the second kernel lists at once.
