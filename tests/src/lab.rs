@@ -59,7 +59,7 @@ pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Tried {
 const UNREADABLE: f64 = f64::NAN;
 /// Around what is written, and in it before: exact in every type.
 const UNWRITTEN: f64 = 1536.0;
-/// Beside the columns of a view.
+/// Beside the columns of a view: it may be read, and shows where it counts, even times zero.
 const BESIDE: f64 = f64::NAN;
 /// Index guards are items that exist, so that reading one is a wrong result and not a crash.
 const INDEX_GUARD: u32 = 0;
