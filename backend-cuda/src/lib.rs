@@ -410,14 +410,10 @@ impl Backend for Cuda {
     fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result {
         self.enter()?;
         match src {
+            Host::F32(src) if self.table.is_plain(dst) => self.send_as_it_is(dst, at, src, "floats"),
             Host::F32(src) => self.upload_floats(dst, at, src.len(), |i| f64::from(src[i])),
             Host::F64(src) => self.upload_floats(dst, at, src.len(), |i| src[i]),
-            Host::U32(src) => {
-                let to = self.table.range(dst, at, src.len() as u64, "indices", &self.main)?.master() + 4 * at;
-                self.send(dst, to, src.len(), 4, |from, bytes| {
-                    bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
-                })
-            }
+            Host::U32(src) => self.send_as_it_is(dst, at, src, "indices"),
             Host::Step(src) => {
                 let to = self.table.range(dst, at, 1, "steps", &self.main)?.master();
                 self.main.send_few(bytemuck::bytes_of(&Step::new(src)), to)
@@ -432,14 +428,10 @@ impl Backend for Cuda {
     fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result {
         self.enter()?;
         match dst {
+            HostMut::F32(dst) if self.table.is_single(src) => self.fetch(src, at, dst, "floats"),
             HostMut::F32(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = x),
             HostMut::F64(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = f64::from(x)),
-            HostMut::U32(dst) => {
-                let from = self.table.range(src, at, dst.len() as u64, "indices", &self.main)?.master() + 4 * at;
-                self.staging.fetch(&self.context, &self.main, from, dst.len(), 4, |first, bytes| {
-                    bytemuck::cast_slice_mut(&mut dst[first..first + bytes.len() / 4]).copy_from_slice(bytes);
-                })
-            }
+            HostMut::U32(dst) => self.fetch(src, at, dst, "indices"),
             HostMut::Scale(dst) => {
                 let from = self.table.range(src, at, 1, "scales", &self.main)?.master();
                 let bytes = size_of::<ScaleState>();
@@ -575,6 +567,14 @@ impl Cuda {
         Ok(())
     }
 
+    /// Sends elements of four bytes.
+    fn send_as_it_is<T: bytemuck::Pod>(&mut self, dst: Buf, at: u64, src: &[T], what: &'static str) -> Result {
+        let to = self.table.range(dst, at, src.len() as u64, what, &self.main)?.master() + 4 * at;
+        self.send(dst, to, src.len(), 4, |from, bytes| {
+            bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
+        })
+    }
+
     fn upload_floats(&mut self, dst: Buf, at: u64, len: usize, value: impl Fn(usize) -> f64) -> Result {
         let precision = self.precision;
         let buffer = self.table.range(dst, at, len as u64, "floats", &self.main)?;
@@ -604,6 +604,24 @@ impl Cuda {
             }
             None => Ok(()),
         }
+    }
+
+    /// Fetches elements of four bytes as they are; on the second queue where what wrote them is known, so that the
+    /// work queued since is not waited for.
+    fn fetch<T: bytemuck::Pod>(&mut self, src: Buf, at: u64, dst: &mut [T], what: &'static str) -> Result {
+        let end = self.table.end(src);
+        let from = self.table.range(src, at, dst.len() as u64, what, &self.main)?.master() + 4 * at;
+        let stream = match end {
+            Some(end) => {
+                self.second.wait(&end)?;
+                self.table.ends(src, end);
+                &self.second
+            }
+            None => &self.main,
+        };
+        self.staging.fetch(&self.context, stream, from, dst.len(), 4, |first, bytes| {
+            bytemuck::cast_slice_mut(&mut dst[first..first + bytes.len() / 4]).copy_from_slice(bytes);
+        })
     }
 
     fn download_floats(&mut self, src: Buf, at: u64, len: usize, mut put: impl FnMut(usize, f32)) -> Result {

@@ -82,6 +82,8 @@ pub(crate) struct Buffer {
     copy: Option<Memory>,
     /// What was sent to it on the other stream, where the main one has not waited for that yet.
     arriving: Option<Rc<Event>>,
+    /// The mark after the work that wrote it, where nothing has had to do with it since.
+    written: Option<Rc<Event>>,
 }
 
 impl Buffer {
@@ -145,7 +147,7 @@ impl Table {
         };
         let memory = zeroed(kind.bytes())?;
         let copy = if role == Role::Weight && precision.is_half() { Some(zeroed(2)?) } else { None };
-        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None });
+        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, written: None });
         self.last = handle;
         Ok(Buf(handle))
     }
@@ -164,6 +166,7 @@ impl Table {
     /// A buffer of a kind; the main stream waits for what is still on its way to it.
     pub(crate) fn lend(&mut self, buf: Buf, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
         let buffer = self.get(buf, wanted)?;
+        buffer.written = None;
         if let Some(event) = buffer.arriving.take() {
             stream.wait(&event)?;
         }
@@ -195,6 +198,16 @@ impl Table {
         self.range(mat.buf, mat.offset, len, "floats", stream)
     }
 
+    /// Whether a buffer holds numbers in single precision.
+    pub(crate) fn is_single(&self, buf: Buf) -> bool {
+        self.buffers.get(&buf.0).is_some_and(|buffer| buffer.kind == Kind::Single)
+    }
+
+    /// The same, and no copy in half beside them.
+    pub(crate) fn is_plain(&self, buf: Buf) -> bool {
+        self.buffers.get(&buf.0).is_some_and(|buffer| buffer.kind == Kind::Single && buffer.copy.is_none())
+    }
+
     /// Something is on its way to a buffer.
     pub(crate) fn arrives(&mut self, buf: Buf, event: Rc<Event>) {
         if let Some(buffer) = self.buffers.get_mut(&buf.0) {
@@ -202,11 +215,26 @@ impl Table {
         }
     }
 
+    /// The work that wrote a buffer ends at this mark.
+    pub(crate) fn ends(&mut self, buf: Buf, event: Rc<Event>) {
+        if let Some(buffer) = self.buffers.get_mut(&buf.0) {
+            buffer.written = Some(event);
+        }
+    }
+
+    /// That mark, where nothing has had to do with the buffer since.
+    pub(crate) fn end(&self, buf: Buf) -> Option<Rc<Event>> {
+        self.buffers.get(&buf.0)?.written.clone()
+    }
+
     /// The main stream waits for what is on its way to any of these buffers; for all where none are named.
     pub(crate) fn settle(&mut self, only: Option<&[Buf]>, stream: &Stream) -> Result {
-        let mut wait = |buffer: &mut Buffer| match buffer.arriving.take() {
-            Some(event) => stream.wait(&event),
-            None => Ok(()),
+        let mut wait = |buffer: &mut Buffer| {
+            buffer.written = None;
+            match buffer.arriving.take() {
+                Some(event) => stream.wait(&event),
+                None => Ok(()),
+            }
         };
         match only {
             Some(bufs) => bufs.iter().filter_map(|buf| self.buffers.get_mut(&buf.0).map(&mut wait)).collect(),

@@ -1,5 +1,7 @@
 //! The best items of each row.
 
+use std::rc::Rc;
+
 use vaecf_core::backend::{Buf, Mat, Result, Rows};
 
 use crate::{
@@ -19,8 +21,8 @@ impl Cuda {
         let len = u64::from(scores.rows) * u64::from(k);
         self.used(items);
         self.used(values);
-        let items = self.table.range(items, 0, len, "indices", &self.main)?.master();
-        let values = self.table.range(values, 0, len, "floats", &self.main)?.in_single(values)?;
+        let items_at = self.table.range(items, 0, len, "indices", &self.main)?.master();
+        let values_at = self.table.range(values, 0, len, "floats", &self.main)?.in_single(values)?;
         if k == 0 {
             return Ok(());
         }
@@ -31,6 +33,14 @@ impl Cuda {
         let shared = fixed + if cached { keys } else { 0 };
         let grid = Grid { blocks: [scores.rows, 1, 1], threads: THREADS, shared };
         let (kernel, stride, cols) = (self.named("top_k"), u64::from(scores.stride), scores.cols);
-        launch!(self, &kernel, grid, from, stride, cols, rows, k, u32::from(cached), items, values)
+        launch!(self, &kernel, grid, from, stride, cols, rows, k, u32::from(cached), items_at, values_at)?;
+        if self.capturing.is_none() {
+            // Rankings are read while the device is at the next batch.
+            let end = Rc::new(self.context.event(false)?);
+            self.main.record(&end)?;
+            self.table.ends(items, Rc::clone(&end));
+            self.table.ends(values, end);
+        }
+        Ok(())
     }
 }
