@@ -404,7 +404,7 @@ impl Backend for Cuda {
 
     fn free(&mut self, buf: Buf) {
         let _ = self.enter();
-        self.table.remove(buf);
+        self.table.remove(buf, &self.main);
     }
 
     fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result {

@@ -116,11 +116,19 @@ impl Buffer {
 /// Bytes beyond a buffer's end that may be read: kernels read rows in vectors of 16 bytes.
 const MARGIN: u64 = 64;
 
+/// Bytes up to which memory that is given back is kept for the next buffer of its size: the driver takes longer to
+/// allocate than a small batch to compute.
+const SMALL: u64 = 1 << 20;
+/// Pieces of a size that are kept.
+const KEPT: usize = 16;
+
 /// All buffers. Handles are never used twice.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     buffers: BTreeMap<u32, Buffer>,
     last: u32,
+    /// Memory to be used again, by its size, which is a power of two.
+    spare: BTreeMap<u64, Vec<Memory>>,
 }
 
 impl Table {
@@ -140,9 +148,10 @@ impl Table {
             Role::Scale => Kind::Scale,
         };
         let handle = self.last.checked_add(1).ok_or_else(|| Fault::Other("out of buffer handles".into()))?;
-        let zeroed = |size: u64| -> Result<Memory> {
-            let memory = context.alloc(len.saturating_mul(size).saturating_add(MARGIN))?;
-            stream.fill(memory.at(), 0, memory.bytes)?;
+        let mut zeroed = |size: u64| -> Result<Memory> {
+            let bytes = len.saturating_mul(size).saturating_add(MARGIN);
+            let memory = self.room(context, bytes)?;
+            stream.fill(memory.at(), 0, bytes)?;
             Ok(memory)
         };
         let memory = zeroed(kind.bytes())?;
@@ -152,8 +161,31 @@ impl Table {
         Ok(Buf(handle))
     }
 
-    pub(crate) fn remove(&mut self, buf: Buf) {
-        self.buffers.remove(&buf.0);
+    /// Memory of at least so many bytes.
+    fn room(&mut self, context: &Rc<Context>, bytes: u64) -> Result<Memory> {
+        if bytes > SMALL {
+            return context.alloc(bytes).or_else(|_| {
+                self.spare.clear();
+                context.alloc(bytes)
+            });
+        }
+        let bytes = bytes.next_power_of_two();
+        match self.spare.get_mut(&bytes).and_then(Vec::pop) {
+            Some(memory) => Ok(memory),
+            None => context.alloc(bytes),
+        }
+    }
+
+    /// Gives a buffer back. Small memory may be used again at once, by work that is queued after all that used it.
+    pub(crate) fn remove(&mut self, buf: Buf, stream: &Stream) {
+        let Some(buffer) = self.buffers.remove(&buf.0) else { return };
+        let settled = buffer.arriving.is_none_or(|event| stream.wait(&event).is_ok());
+        for memory in [Some(buffer.memory), buffer.copy].into_iter().flatten() {
+            let spare = self.spare.entry(memory.bytes).or_default();
+            if settled && memory.bytes <= SMALL && memory.bytes.is_power_of_two() && spare.len() < KEPT {
+                spare.push(memory);
+            }
+        }
     }
 
     fn get(&mut self, buf: Buf, wanted: &'static str) -> Result<&mut Buffer> {
