@@ -24,9 +24,10 @@ impl Cuda {
         if k == 0 {
             return Ok(());
         }
-        let fixed = 8 * k.min(ROUND).next_power_of_two() + STATE;
-        // A key is as wide as a score.
-        let keys = scores.cols.saturating_mul(self.precision.bytes());
+        let fixed = 8 * k.clamp(2, ROUND).next_power_of_two() + STATE;
+        // A key is as wide as a score, and they come in vectors.
+        let bytes = self.precision.bytes();
+        let keys = scores.cols.next_multiple_of(16 / bytes).saturating_mul(bytes);
         let cached = fixed.saturating_add(keys) <= self.context.properties.shared;
         let shared = fixed + if cached { keys } else { 0 };
         let grid = Grid { blocks: [scores.rows, 1, 1], threads: THREADS, shared };
