@@ -82,6 +82,8 @@ pub(crate) struct Buffer {
     copy: Option<Memory>,
     /// What was sent to it on the other stream, where the main one has not waited for that yet.
     arriving: Option<Rc<Event>>,
+    /// When the main stream has made what lies there, where that is known and nothing has touched it since.
+    made: Option<Rc<Event>>,
 }
 
 impl Buffer {
@@ -145,7 +147,7 @@ impl Table {
         };
         let memory = zeroed(kind.bytes())?;
         let copy = if role == Role::Weight && precision.is_half() { Some(zeroed(2)?) } else { None };
-        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None });
+        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, made: None });
         self.last = handle;
         Ok(Buf(handle))
     }
@@ -164,6 +166,7 @@ impl Table {
     /// A buffer of a kind; the main stream waits for what is still on its way to it.
     pub(crate) fn lend(&mut self, buf: Buf, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
         let buffer = self.get(buf, wanted)?;
+        buffer.made = None;
         if let Some(event) = buffer.arriving.take() {
             stream.wait(&event)?;
         }
@@ -202,11 +205,26 @@ impl Table {
         }
     }
 
+    /// What lies in a buffer is there once the event is passed.
+    pub(crate) fn made(&mut self, buf: Buf, event: Rc<Event>) {
+        if let Some(buffer) = self.buffers.get_mut(&buf.0) {
+            buffer.made = Some(event);
+        }
+    }
+
+    /// The event after which all that lies in a buffer is there, whatever else is queued: see `made`.
+    pub(crate) fn ready(&self, buf: Buf) -> Option<Rc<Event>> {
+        self.buffers.get(&buf.0)?.made.clone()
+    }
+
     /// The main stream waits for what is on its way to any of these buffers; for all where none are named.
     pub(crate) fn settle(&mut self, only: Option<&[Buf]>, stream: &Stream) -> Result {
-        let mut wait = |buffer: &mut Buffer| match buffer.arriving.take() {
-            Some(event) => stream.wait(&event),
-            None => Ok(()),
+        let mut wait = |buffer: &mut Buffer| {
+            buffer.made = None;
+            match buffer.arriving.take() {
+                Some(event) => stream.wait(&event),
+                None => Ok(()),
+            }
         };
         match only {
             Some(bufs) => bufs.iter().filter_map(|buf| self.buffers.get_mut(&buf.0).map(&mut wait)).collect(),
