@@ -204,6 +204,10 @@ fn check(code: CUresult) -> std::result::Result<(), Failed> {
             | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
             | C::CUDA_ERROR_DEVICE_UNAVAILABLE
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | C::CUDA_ERROR_CONTAINED
+            | C::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | C::CUDA_ERROR_ASSERT
+            | C::CUDA_ERROR_MPS_CLIENT_TERMINATED
             | C::CUDA_ERROR_DEINITIALIZED
             | C::CUDA_ERROR_UNKNOWN
     );

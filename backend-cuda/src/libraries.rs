@@ -61,12 +61,15 @@ fn keep(path: &Path) -> bool {
     }
 }
 
-/// Folders of toolkits.
+/// Folders of toolkits, of which conda's is its environment.
 fn toolkits() -> Vec<PathBuf> {
-    let named = ["CUDA_PATH", "CUDA_HOME", "CUDA_ROOT"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let variables = ["CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CONDA_PREFIX"];
+    let named = variables.into_iter().filter_map(env::var_os).map(PathBuf::from);
     let usual = matching(Path::new("/usr/local"), "cuda").into_iter().chain([PathBuf::from("/opt/cuda")]);
-    let folders = |root: PathBuf| ["lib64", "lib", "targets/x86_64-linux/lib"].map(|folder| root.join(folder));
-    named.chain(usual).flat_map(folders).chain([PathBuf::from("/usr/lib/x86_64-linux-gnu")]).collect()
+    let within = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
+    let folders = |root: PathBuf| within.map(|folder| root.join(folder));
+    let system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"].map(PathBuf::from);
+    named.chain(usual).flat_map(folders).chain(system).collect()
 }
 
 /// Folders in which Python's packages keep their libraries.
@@ -77,15 +80,17 @@ fn packages() -> Vec<PathBuf> {
         .unwrap_or_default()
         .into_iter()
         .filter(|folder| folder.join("python3").exists())
-        .filter_map(|folder| {
-            let real = fs::canonicalize(folder.join("python3")).ok()?;
-            Some(real.parent()?.parent()?.to_owned())
+        .flat_map(|folder| {
+            // A virtual environment's python3 is a link to that of the system: both may have the package.
+            let real = fs::canonicalize(folder.join("python3")).ok();
+            let real = real.and_then(|python| Some(python.parent()?.parent()?.to_owned()));
+            folder.parent().map(Path::to_owned).into_iter().chain(real)
         });
     let local = env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
     let roots = of_home.chain(of_python).chain(local).chain(["/usr", "/usr/local"].map(PathBuf::from));
     let mut all = Vec::new();
     for root in roots {
-        for python in matching(&root.join("lib"), "python3") {
+        for python in ["lib", "lib64"].iter().flat_map(|lib| matching(&root.join(lib), "python3")) {
             for site in ["site-packages", "dist-packages"] {
                 let nvidia = python.join(site).join("nvidia");
                 all.extend(["cu13/lib", "cublas/lib"].map(|folder| nvidia.join(folder)));

@@ -82,8 +82,8 @@ pub(crate) struct Buffer {
     copy: Option<Memory>,
     /// What was sent to it on the other stream, where the main one has not waited for that yet.
     arriving: Option<Rc<Event>>,
-    /// The mark after the work that wrote it, where nothing has had to do with it since.
-    written: Option<Rc<Event>>,
+    /// When the main stream has made what lies there, where that is known and nothing has touched it since.
+    made: Option<Rc<Event>>,
 }
 
 impl Buffer {
@@ -156,7 +156,7 @@ impl Table {
         };
         let memory = zeroed(kind.bytes())?;
         let copy = if role == Role::Weight && precision.is_half() { Some(zeroed(2)?) } else { None };
-        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, written: None });
+        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, made: None });
         self.last = handle;
         Ok(Buf(handle))
     }
@@ -176,15 +176,19 @@ impl Table {
         }
     }
 
-    /// Gives a buffer back. Small memory may be used again at once, by work that is queued after all that used it.
-    pub(crate) fn remove(&mut self, buf: Buf, stream: &Stream) {
+    /// Gives a buffer back. Small memory may be used again at once, by work that is queued after all that used it; for
+    /// other memory both queues are waited for, because the driver does so as it happens, but nowhere promises to.
+    pub(crate) fn remove(&mut self, buf: Buf, [main, second]: [&Stream; 2]) {
         let Some(buffer) = self.buffers.remove(&buf.0) else { return };
-        let settled = buffer.arriving.is_none_or(|event| stream.wait(&event).is_ok());
+        let settled = buffer.arriving.is_none_or(|event| main.wait(&event).is_ok());
+        let mut last = Vec::new();
         for memory in [Some(buffer.memory), buffer.copy].into_iter().flatten() {
             let spare = self.spare.entry(memory.bytes).or_default();
-            if settled && memory.bytes <= SMALL && memory.bytes.is_power_of_two() && spare.len() < KEPT {
-                spare.push(memory);
-            }
+            let again = settled && memory.bytes <= SMALL && memory.bytes.is_power_of_two() && spare.len() < KEPT;
+            (if again { spare } else { &mut last }).push(memory);
+        }
+        if !last.is_empty() {
+            let _ = (main.sync(), second.sync());
         }
     }
 
@@ -198,7 +202,7 @@ impl Table {
     /// A buffer of a kind; the main stream waits for what is still on its way to it.
     pub(crate) fn lend(&mut self, buf: Buf, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
         let buffer = self.get(buf, wanted)?;
-        buffer.written = None;
+        buffer.made = None;
         if let Some(event) = buffer.arriving.take() {
             stream.wait(&event)?;
         }
@@ -230,12 +234,7 @@ impl Table {
         self.range(mat.buf, mat.offset, len, "floats", stream)
     }
 
-    /// Whether a buffer holds numbers in single precision.
-    pub(crate) fn is_single(&self, buf: Buf) -> bool {
-        self.buffers.get(&buf.0).is_some_and(|buffer| buffer.kind == Kind::Single)
-    }
-
-    /// The same, and no copy in half beside them.
+    /// Whether a buffer holds numbers in single precision, with no copy in half beside them.
     pub(crate) fn is_plain(&self, buf: Buf) -> bool {
         self.buffers.get(&buf.0).is_some_and(|buffer| buffer.kind == Kind::Single && buffer.copy.is_none())
     }
@@ -247,22 +246,22 @@ impl Table {
         }
     }
 
-    /// The work that wrote a buffer ends at this mark.
-    pub(crate) fn ends(&mut self, buf: Buf, event: Rc<Event>) {
+    /// What lies in a buffer is there once the event is passed.
+    pub(crate) fn made(&mut self, buf: Buf, event: Rc<Event>) {
         if let Some(buffer) = self.buffers.get_mut(&buf.0) {
-            buffer.written = Some(event);
+            buffer.made = Some(event);
         }
     }
 
-    /// That mark, where nothing has had to do with the buffer since.
-    pub(crate) fn end(&self, buf: Buf) -> Option<Rc<Event>> {
-        self.buffers.get(&buf.0)?.written.clone()
+    /// The event after which all that lies in a buffer is there, whatever else is queued: see `made`.
+    pub(crate) fn ready(&self, buf: Buf) -> Option<Rc<Event>> {
+        self.buffers.get(&buf.0)?.made.clone()
     }
 
     /// The main stream waits for what is on its way to any of these buffers; for all where none are named.
     pub(crate) fn settle(&mut self, only: Option<&[Buf]>, stream: &Stream) -> Result {
         let mut wait = |buffer: &mut Buffer| {
-            buffer.written = None;
+            buffer.made = None;
             match buffer.arriving.take() {
                 Some(event) => stream.wait(&event),
                 None => Ok(()),
