@@ -3,7 +3,7 @@
 #pragma once
 #include "prims.cuh"
 
-// ---- what the host passes; the same structures are in src/args.rs ----
+// ---- what the host passes; the same structures are in src/kernels.rs and src/memory.rs ----
 
 // A window of rows of a CSR matrix: see `Rows` of the contract. Absent arrays are null.
 struct Rows {

@@ -3,7 +3,14 @@
 // A row is brought to shared memory once and written once. Rows longer than `tile` elements come in tiles, twice.
 #include "common.cuh"
 
-static const u32 THREADS = 512;
+// Threads of a block. Blocks wait for memory and compute in turn, so many small ones share a processor better than
+// few large ones; of rows in single precision shared memory has room for two in any case.
+template <class T> struct Block {
+    static const u32 THREADS = 256;
+};
+template <> struct Block<float> {
+    static const u32 THREADS = 512;
+};
 
 enum Kind : u32 { MULTINOMIAL = 0, GAUSSIAN = 1, LOGISTIC = 2 };
 
@@ -12,11 +19,14 @@ INLINE float exponential(float x, float) { return expf(x); }
 template <class T> INLINE float exponential(float x, T) { return fast_exp(x); }
 
 struct Shared {
-    float scratch[THREADS / 32];
+    // A warp each, of the largest block.
+    float scratch[Block<float>::THREADS / 32];
 };
 
 // Elements `from..from + n` of a row to shared memory.
 template <class T> INLINE void fetch(const T *row, u32 n, T *tile) {
+    const u32 THREADS = Block<T>::THREADS;
+#pragma unroll 4
     for (u32 i = threadIdx.x * Vector<T>::SIZE; i < n; i += THREADS * Vector<T>::SIZE) {
         *(Vector<T> *)(tile + i) = load_vector(row + i);
     }
@@ -26,7 +36,7 @@ template <class T> INLINE void fetch(const T *row, u32 n, T *tile) {
 template <class T>
 INLINE void likelihood(const Rows &x, u32 kind, float seen, float unseen, T *logits, u64 stride, u32 cols, u32 size,
                        const Step *step, const Scale *scale, float *loss, u64 loss_stride) {
-    const u32 SIZE = Vector<T>::SIZE;
+    const u32 SIZE = Vector<T>::SIZE, THREADS = Block<T>::THREADS;
     Shared &shared = *(Shared *)shared_memory();
     T *tile = (T *)(shared_memory() + sizeof(Shared));
     u32 position = x.first + step->first + blockIdx.x;
@@ -123,7 +133,7 @@ INLINE void likelihood(const Rows &x, u32 kind, float seen, float unseen, T *log
 }
 
 #define LIKELIHOOD(TYPE)                                                                                              \
-    KERNEL(likelihood_##TYPE, THREADS,                                                                                \
+    KERNEL(likelihood_##TYPE, Block<TYPE>::THREADS,                                                                   \
            (Rows x, u32 kind, float seen, float unseen, TYPE *logits, u64 stride, u32 cols, u32 size,                 \
             const Step *step, const Scale *scale, float *loss, u64 loss_stride)) {                                    \
         likelihood<TYPE>(x, kind, seen, unseen, logits, stride, cols, size, step, scale, loss, loss_stride);          \

@@ -3,7 +3,7 @@
 // A score becomes an unsigned key that ascends with it; an item's place is its key and, among equal keys, the
 // smaller item. The k-th best key is found byte by byte from histograms; what lies above it, and the first items of
 // those that are equal to it, are gathered and sorted. More than ROUND items are ranked in rounds, each of
-// which leaves out what the rounds before have taken.
+// which leaves out what the rounds before have taken. Keys come in vectors of 16 bytes, as scores do.
 #include "common.cuh"
 
 static const u32 THREADS = 512;
@@ -48,25 +48,41 @@ struct Shared {
     u32 prefix;
     u32 wanted;
     u32 taken;
+    // The keys behind this begin at a multiple of 16 bytes.
+    u32 unused;
 };
 
-// Whether an item is in a row of the history.
-INLINE bool holds(const Rows &seen, Row row, u32 item) {
-    u32 at = lower_bound(seen, row, item);
-    return at < row.end && seen.indices[at] == item;
-}
-
-// Keys of a row, from shared memory where it fits there.
+// Keys of a row, from shared memory where it fits there. Beyond the last item they are 0.
 template <class T> struct Keys {
     typedef typename Key<T>::Type Type;
+    static const u32 SIZE = Vector<T>::SIZE;
     const T *scores;
+    u32 cols;
     const Type *cached;
     const Rows &seen;
     Row row;
 
-    INLINE u32 at(u32 item) const {
-        if (cached) return cached[item];
-        return holds(seen, row, item) ? 0 : key_of(scores[item]);
+    // Those of vector v, whatever the history.
+    INLINE Vector<Type> open(u32 v) const {
+        Vector<T> score = load_vector(scores + v * SIZE);
+        Vector<Type> keys;
+#pragma unroll
+        for (u32 i = 0; i < SIZE; ++i) keys.at[i] = v * SIZE + i < cols ? key_of(score.at[i]) : Type(0);
+        return keys;
+    }
+
+    INLINE Vector<Type> at(u32 v) const {
+        if (cached) return load_vector(cached + v * SIZE);
+        Vector<Type> keys = open(v);
+        u32 event = lower_bound(seen, row, v * SIZE);
+#pragma unroll
+        for (u32 i = 0; i < SIZE; ++i) {
+            if (event < row.end && seen.indices[event] == v * SIZE + i) {
+                keys.at[i] = 0;
+                ++event;
+            }
+        }
+        return keys;
     }
 };
 
@@ -77,31 +93,41 @@ template <class T>
 INLINE void top_k(const T *scores, u64 stride, u32 cols, const Rows &seen, u32 k, u32 cached, u32 *items,
                   float *values) {
     typedef typename Key<T>::Type Type;
-    const u32 BITS = 8 * sizeof(Type);
+    const u32 BITS = 8 * sizeof(Type), SIZE = Keys<T>::SIZE;
     u64 *ranks = (u64 *)shared_memory();
     Row row = row_at(seen, seen.first + blockIdx.x);
     scores += blockIdx.x * stride;
     items += u64(blockIdx.x) * k;
     values += u64(blockIdx.x) * k;
 
-    // The sort wants a power of two.
-    u32 room = 1;
+    // The sort wants a power of two, and what lies behind it whole vectors.
+    u32 room = 2;
     while (room < smaller(k, ROUND)) room *= 2;
     Shared &state = *(Shared *)(ranks + room);
     Type *cache = (Type *)(&state + 1);
+    Keys<T> keys{scores, cols, cached ? cache : nullptr, seen, row};
+    u32 vectors = (cols + SIZE - 1) / SIZE;
     if (cached) {
-        for (u32 item = threadIdx.x; item < cols; item += THREADS) cache[item] = key_of(scores[item]);
+#pragma unroll 2
+        for (u32 v = threadIdx.x; v < vectors; v += THREADS) {
+            *(Vector<Type> *)(cache + v * SIZE) = keys.open(v);
+        }
         sync_block();
         for (u32 e = row.start + threadIdx.x; e < row.end; e += THREADS) cache[seen.indices[e]] = 0;
     }
-    Keys<T> keys{scores, cached ? cache : nullptr, seen, row};
     sync_block();
+
+    // The vectors of a thread where it has neighbouring ones, an odd number: then no two of eight neighbouring
+    // threads want the same bank.
+    u32 each = (vectors + THREADS - 1) / THREADS | 1;
+    u32 start = smaller(threadIdx.x * each, vectors), end = smaller(start + each, vectors);
 
     // Ranks from `bound` on have been taken.
     u64 bound = ~u64(0);
 #pragma unroll 1
     for (u32 done = 0; done < k; done += ROUND) {
         u32 want = smaller(k - done, ROUND);
+        auto is_open = [&](u32 key, u32 item) { return key != 0 && (done == 0 || rank_of(key, item) < bound); };
         if (threadIdx.x == 0) {
             state.prefix = 0;
             state.wanted = want;
@@ -113,10 +139,15 @@ INLINE void top_k(const T *scores, u64 stride, u32 cols, const Rows &seen, u32 k
             for (u32 i = threadIdx.x; i < 256; i += THREADS) state.histogram[i] = 0;
             sync_block();
             u32 prefix = state.prefix;
-            for (u32 item = threadIdx.x; item < cols; item += THREADS) {
-                u32 key = keys.at(item);
-                bool fits = u64(key) >> (shift + 8) == prefix;
-                if (fits && key != 0 && rank_of(key, item) < bound) atomic_add(&state.histogram[key >> shift & 255], 1);
+#pragma unroll 1
+            for (u32 v = threadIdx.x; v < vectors; v += THREADS) {
+                Vector<Type> some = keys.at(v);
+#pragma unroll
+                for (u32 i = 0; i < SIZE; ++i) {
+                    u32 key = some.at[i];
+                    bool fits = shift == BITS - 8 || key >> (shift + 8) == prefix;
+                    if (fits && is_open(key, v * SIZE + i)) atomic_add(&state.histogram[key >> shift & 255], 1);
+                }
             }
             sync_block();
             // From the top, the byte in which the count of better ones reaches what is wanted.
@@ -140,18 +171,31 @@ INLINE void top_k(const T *scores, u64 stride, u32 cols, const Rows &seen, u32 k
         if (threadIdx.x == 0) state.taken = 0;
         for (u32 i = threadIdx.x; i < room; i += THREADS) ranks[i] = 0;
         sync_block();
-        // What is better than the threshold, in any order; and the first of what equals it.
-        u32 found = 0;
+        // What is better than the threshold, in any order; and the first of what equals it, which are counted
+        // beforehand in the order of the items.
+        u32 equal = 0;
+        bool any = false;
 #pragma unroll 1
-        for (u32 from = 0; from < cols; from += THREADS) {
-            u32 item = from + threadIdx.x, key = item < cols ? keys.at(item) : 0;
-            bool open = key != 0 && rank_of(key, item) < bound;
-            if (open && key > threshold) ranks[atomic_add(&state.taken, 1)] = rank_of(key, item);
-            if (found < ties) {
-                bool equal = open && key == threshold;
-                Place place = block_scan(equal, state.scratch);
-                if (equal && found + place.before < ties) ranks[atomic_add(&state.taken, 1)] = rank_of(key, item);
-                found += place.all;
+        for (u32 v = start; v < end; ++v) {
+            Vector<Type> some = keys.at(v);
+#pragma unroll
+            for (u32 i = 0; i < SIZE; ++i) {
+                u32 key = some.at[i];
+                if (key >= threshold && is_open(key, v * SIZE + i)) {
+                    any = true;
+                    equal += key == threshold;
+                }
+            }
+        }
+        u32 before = block_scan(equal, state.scratch).before;
+#pragma unroll 1
+        for (u32 v = start; any && v < end; ++v) {
+            Vector<Type> some = keys.at(v);
+#pragma unroll
+            for (u32 i = 0; i < SIZE; ++i) {
+                u32 key = some.at[i], item = v * SIZE + i;
+                if (key < threshold || !is_open(key, item)) continue;
+                if (key > threshold || before++ < ties) ranks[atomic_add(&state.taken, 1)] = rank_of(key, item);
             }
         }
         sync_block();

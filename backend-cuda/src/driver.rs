@@ -100,10 +100,17 @@ impl Driver {
         for name in SYMBOLS.into_iter().chain(["cuLaunchKernel"]) {
             // SAFETY: the symbol is only looked up, not called, and its type has the size of a pointer.
             let symbol = unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) };
-            if symbol.is_err() {
+            let Ok(symbol) = symbol else {
                 return absent(format!(
                     "the NVIDIA driver is too old: {} has no {name}; install version 525 or later",
-                    library.display()
+                    library.path.display()
+                ));
+            };
+            if name == "cuInit" && !library.has(*symbol) {
+                return absent(format!(
+                    "there are two NVIDIA drivers: {} and another libcuda.so; take the folder of one of them out of \
+                     LD_LIBRARY_PATH",
+                    library.path.display()
                 ));
             }
         }
@@ -124,7 +131,7 @@ impl Driver {
                 return absent(format!(
                     "{} is the toolkit's stub and not the driver: install the driver, or take the folder of stubs \
                      out of LD_LIBRARY_PATH",
-                    library.display()
+                    library.path.display()
                 ));
             }
             CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
@@ -138,7 +145,7 @@ impl Driver {
         if count < 1 {
             return absent("the NVIDIA driver finds no device".into());
         }
-        Ok(Self { version, devices: count as u32, library })
+        Ok(Self { version, devices: count as u32, library: library.path })
     }
 }
 
@@ -204,6 +211,10 @@ fn check(code: CUresult) -> std::result::Result<(), Failed> {
             | C::CUDA_ERROR_CONTEXT_IS_DESTROYED
             | C::CUDA_ERROR_DEVICE_UNAVAILABLE
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | C::CUDA_ERROR_CONTAINED
+            | C::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | C::CUDA_ERROR_ASSERT
+            | C::CUDA_ERROR_MPS_CLIENT_TERMINATED
             | C::CUDA_ERROR_DEINITIALIZED
             | C::CUDA_ERROR_UNKNOWN
     );

@@ -404,20 +404,16 @@ impl Backend for Cuda {
 
     fn free(&mut self, buf: Buf) {
         let _ = self.enter();
-        self.table.remove(buf);
+        self.table.remove(buf, [&self.main, &self.second]);
     }
 
     fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result {
         self.enter()?;
         match src {
+            Host::F32(src) if self.table.is_plain(dst) => self.send_as_it_is(dst, at, src, "floats"),
             Host::F32(src) => self.upload_floats(dst, at, src.len(), |i| f64::from(src[i])),
             Host::F64(src) => self.upload_floats(dst, at, src.len(), |i| src[i]),
-            Host::U32(src) => {
-                let to = self.table.range(dst, at, src.len() as u64, "indices", &self.main)?.master() + 4 * at;
-                self.send(dst, to, src.len(), 4, |from, bytes| {
-                    bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
-                })
-            }
+            Host::U32(src) => self.send_as_it_is(dst, at, src, "indices"),
             Host::Step(src) => {
                 let to = self.table.range(dst, at, 1, "steps", &self.main)?.master();
                 self.main.send_few(bytemuck::bytes_of(&Step::new(src)), to)
@@ -432,18 +428,23 @@ impl Backend for Cuda {
     fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result {
         self.enter()?;
         match dst {
-            HostMut::F32(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = x),
-            HostMut::F64(dst) => self.download_floats(src, at, dst.len(), |i, x| dst[i] = f64::from(x)),
+            HostMut::F32(dst) => self.download_floats(src, at, dst.len(), |from, values| {
+                dst[from..from + values.len()].copy_from_slice(values);
+            }),
+            HostMut::F64(dst) => self.download_floats(src, at, dst.len(), |from, values| {
+                dst[from..].iter_mut().zip(values).for_each(|(to, &x)| *to = f64::from(x));
+            }),
             HostMut::U32(dst) => {
+                let ready = self.table.ready(src);
                 let from = self.table.range(src, at, dst.len() as u64, "indices", &self.main)?.master() + 4 * at;
-                self.staging.fetch(&self.context, &self.main, from, dst.len(), 4, |first, bytes| {
+                self.fetch(src, ready, from, dst.len(), 4, |first, bytes| {
                     bytemuck::cast_slice_mut(&mut dst[first..first + bytes.len() / 4]).copy_from_slice(bytes);
                 })
             }
             HostMut::Scale(dst) => {
                 let from = self.table.range(src, at, 1, "scales", &self.main)?.master();
                 let bytes = size_of::<ScaleState>();
-                self.staging.fetch(&self.context, &self.main, from, 1, bytes, |_, bytes| {
+                self.fetch(src, None, from, 1, bytes, |_, bytes| {
                     bytemuck::bytes_of_mut(dst).copy_from_slice(bytes);
                 })
             }
@@ -575,6 +576,14 @@ impl Cuda {
         Ok(())
     }
 
+    /// Sends elements of four bytes.
+    fn send_as_it_is<T: bytemuck::Pod>(&mut self, dst: Buf, at: u64, src: &[T], what: &'static str) -> Result {
+        let to = self.table.range(dst, at, src.len() as u64, what, &self.main)?.master() + 4 * at;
+        self.send(dst, to, src.len(), 4, |from, bytes| {
+            bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
+        })
+    }
+
     fn upload_floats(&mut self, dst: Buf, at: u64, len: usize, value: impl Fn(usize) -> f64) -> Result {
         let precision = self.precision;
         let buffer = self.table.range(dst, at, len as u64, "floats", &self.main)?;
@@ -606,21 +615,46 @@ impl Cuda {
         }
     }
 
-    fn download_floats(&mut self, src: Buf, at: u64, len: usize, mut put: impl FnMut(usize, f32)) -> Result {
-        let precision = self.precision;
+    /// Fetches elements: on the second queue, beside what is queued by now, where it is known when they were `ready`.
+    fn fetch(
+        &mut self,
+        src: Buf,
+        ready: Option<Rc<Event>>,
+        from: u64,
+        count: usize,
+        size: usize,
+        convert: impl FnMut(usize, &[u8]),
+    ) -> Result {
+        let Some(ready) = ready else {
+            return self.staging.fetch(&self.context, &self.main, from, count, size, convert);
+        };
+        self.second.wait(&ready)?;
+        self.staging.fetch(&self.context, &self.second, from, count, size, convert)?;
+        // The next part of it need not wait either.
+        self.table.made(src, ready);
+        Ok(())
+    }
+
+    /// Fetches floats, a stretch at a time: `put(from, values)`.
+    fn download_floats(&mut self, src: Buf, at: u64, len: usize, mut put: impl FnMut(usize, &[f32])) -> Result {
+        let (precision, ready) = (self.precision, self.table.ready(src));
         let buffer = self.table.range(src, at, len as u64, "floats", &self.main)?;
         let (kind, master) = (buffer.kind, buffer.master());
         if kind == memory::Kind::Half {
-            return self.staging.fetch(&self.context, &self.main, master + 2 * at, len, 2, |from, bytes| {
-                for (i, two) in bytes.chunks_exact(2).enumerate() {
-                    put(from + i, memory::widen(precision, [two[0], two[1]]));
-                }
+            let mut wide = Vec::new();
+            return self.fetch(src, ready, master + 2 * at, len, 2, |from, bytes| {
+                wide.clear();
+                wide.extend(bytes.chunks_exact(2).map(|two| memory::widen(precision, [two[0], two[1]])));
+                put(from, &wide);
             });
         }
-        self.staging.fetch(&self.context, &self.main, master + 4 * at, len, 4, |from, bytes| {
-            for (i, four) in bytes.chunks_exact(4).enumerate() {
-                put(from + i, f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-            }
-        })
+        self.fetch(src, ready, master + 4 * at, len, 4, |from, bytes| put(from, bytemuck::cast_slice(bytes)))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Nothing is given back that the device still copies from or to.
+        let _ = self.sync();
     }
 }

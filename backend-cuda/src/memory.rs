@@ -82,6 +82,8 @@ pub(crate) struct Buffer {
     copy: Option<Memory>,
     /// What was sent to it on the other stream, where the main one has not waited for that yet.
     arriving: Option<Rc<Event>>,
+    /// When the main stream has made what lies there, where that is known and nothing has touched it since.
+    made: Option<Rc<Event>>,
 }
 
 impl Buffer {
@@ -114,11 +116,19 @@ impl Buffer {
 /// Bytes beyond a buffer's end that may be read: kernels read rows in vectors of 16 bytes.
 const MARGIN: u64 = 64;
 
+/// Bytes up to which memory that is given back is kept for the next buffer of its size: the driver takes longer to
+/// allocate than a small batch to compute.
+const SMALL: u64 = 1 << 20;
+/// Pieces of a size that are kept.
+const KEPT: usize = 16;
+
 /// All buffers. Handles are never used twice.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     buffers: BTreeMap<u32, Buffer>,
     last: u32,
+    /// Memory to be used again, by its size, which is a power of two.
+    spare: BTreeMap<u64, Vec<Memory>>,
 }
 
 impl Table {
@@ -138,20 +148,48 @@ impl Table {
             Role::Scale => Kind::Scale,
         };
         let handle = self.last.checked_add(1).ok_or_else(|| Fault::Other("out of buffer handles".into()))?;
-        let zeroed = |size: u64| -> Result<Memory> {
-            let memory = context.alloc(len.saturating_mul(size).saturating_add(MARGIN))?;
-            stream.fill(memory.at(), 0, memory.bytes)?;
+        let mut zeroed = |size: u64| -> Result<Memory> {
+            let bytes = len.saturating_mul(size).saturating_add(MARGIN);
+            let memory = self.room(context, bytes)?;
+            stream.fill(memory.at(), 0, bytes)?;
             Ok(memory)
         };
         let memory = zeroed(kind.bytes())?;
         let copy = if role == Role::Weight && precision.is_half() { Some(zeroed(2)?) } else { None };
-        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None });
+        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, made: None });
         self.last = handle;
         Ok(Buf(handle))
     }
 
-    pub(crate) fn remove(&mut self, buf: Buf) {
-        self.buffers.remove(&buf.0);
+    /// Memory of at least so many bytes.
+    fn room(&mut self, context: &Rc<Context>, bytes: u64) -> Result<Memory> {
+        if bytes > SMALL {
+            return context.alloc(bytes).or_else(|_| {
+                self.spare.clear();
+                context.alloc(bytes)
+            });
+        }
+        let bytes = bytes.next_power_of_two();
+        match self.spare.get_mut(&bytes).and_then(Vec::pop) {
+            Some(memory) => Ok(memory),
+            None => context.alloc(bytes),
+        }
+    }
+
+    /// Gives a buffer back. Small memory may be used again at once, by work that is queued after all that used it; for
+    /// other memory both queues are waited for, because the driver does so as it happens, but nowhere promises to.
+    pub(crate) fn remove(&mut self, buf: Buf, [main, second]: [&Stream; 2]) {
+        let Some(buffer) = self.buffers.remove(&buf.0) else { return };
+        let settled = buffer.arriving.is_none_or(|event| main.wait(&event).is_ok());
+        let mut last = Vec::new();
+        for memory in [Some(buffer.memory), buffer.copy].into_iter().flatten() {
+            let spare = self.spare.entry(memory.bytes).or_default();
+            let again = settled && memory.bytes <= SMALL && memory.bytes.is_power_of_two() && spare.len() < KEPT;
+            (if again { spare } else { &mut last }).push(memory);
+        }
+        if !last.is_empty() {
+            let _ = (main.sync(), second.sync());
+        }
     }
 
     fn get(&mut self, buf: Buf, wanted: &'static str) -> Result<&mut Buffer> {
@@ -164,6 +202,7 @@ impl Table {
     /// A buffer of a kind; the main stream waits for what is still on its way to it.
     pub(crate) fn lend(&mut self, buf: Buf, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
         let buffer = self.get(buf, wanted)?;
+        buffer.made = None;
         if let Some(event) = buffer.arriving.take() {
             stream.wait(&event)?;
         }
@@ -195,6 +234,11 @@ impl Table {
         self.range(mat.buf, mat.offset, len, "floats", stream)
     }
 
+    /// Whether a buffer holds numbers in single precision, with no copy in half beside them.
+    pub(crate) fn is_plain(&self, buf: Buf) -> bool {
+        self.buffers.get(&buf.0).is_some_and(|buffer| buffer.kind == Kind::Single && buffer.copy.is_none())
+    }
+
     /// Something is on its way to a buffer.
     pub(crate) fn arrives(&mut self, buf: Buf, event: Rc<Event>) {
         if let Some(buffer) = self.buffers.get_mut(&buf.0) {
@@ -202,11 +246,26 @@ impl Table {
         }
     }
 
+    /// What lies in a buffer is there once the event is passed.
+    pub(crate) fn made(&mut self, buf: Buf, event: Rc<Event>) {
+        if let Some(buffer) = self.buffers.get_mut(&buf.0) {
+            buffer.made = Some(event);
+        }
+    }
+
+    /// The event after which all that lies in a buffer is there, whatever else is queued: see `made`.
+    pub(crate) fn ready(&self, buf: Buf) -> Option<Rc<Event>> {
+        self.buffers.get(&buf.0)?.made.clone()
+    }
+
     /// The main stream waits for what is on its way to any of these buffers; for all where none are named.
     pub(crate) fn settle(&mut self, only: Option<&[Buf]>, stream: &Stream) -> Result {
-        let mut wait = |buffer: &mut Buffer| match buffer.arriving.take() {
-            Some(event) => stream.wait(&event),
-            None => Ok(()),
+        let mut wait = |buffer: &mut Buffer| {
+            buffer.made = None;
+            match buffer.arriving.take() {
+                Some(event) => stream.wait(&event),
+                None => Ok(()),
+            }
         };
         match only {
             Some(bufs) => bufs.iter().filter_map(|buf| self.buffers.get_mut(&buf.0).map(&mut wait)).collect(),

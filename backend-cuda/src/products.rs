@@ -86,8 +86,15 @@ struct Shape {
     which: Which,
     sizes: [u32; 3],
     strides: [u32; 3],
+    /// Bytes to which the addresses of a, b, c and the bias are aligned.
+    aligned: [u32; 4],
     wide: bool,
     epilogue: u32,
+}
+
+/// The largest power of two, up to what the library takes for granted unless it is told, that divides an address.
+fn alignment(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(8)
 }
 
 struct Plan {
@@ -133,6 +140,14 @@ impl Drop for Products {
     }
 }
 
+/// Whether the library will not do what it has recommended itself: other ways are left then.
+fn refused(status: Status) -> bool {
+    matches!(
+        status,
+        Status::CUBLAS_STATUS_NOT_SUPPORTED | Status::CUBLAS_STATUS_INVALID_VALUE | Status::CUBLAS_STATUS_ARCH_MISMATCH
+    )
+}
+
 fn check(status: Status) -> Result {
     match status {
         Status::CUBLAS_STATUS_SUCCESS => Ok(()),
@@ -164,7 +179,9 @@ impl Products {
         let found = libraries::find_products(folder, major);
         // SAFETY: opens the library that was found, or another of its name; it runs nothing but its set-up.
         if found.is_none() || !unsafe { sys::is_culib_present() } {
-            return Err("cuBLASLt is not installed (pip install nvidia-cublas brings it)".into());
+            // What a newer CUDA brings does not start with the driver of an older one.
+            let package = if major < 13 { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
+            return Err(format!("cuBLASLt is not installed (pip install {package} brings it)"));
         }
         for name in SYMBOLS {
             // SAFETY: the symbol is only looked up, not called, and its type has the size of a pointer.
@@ -204,9 +221,14 @@ impl Products {
 
     /// Queues a product with an epilogue, and says whether there is an algorithm for it.
     fn queue(&mut self, stream: &Stream, o: &Operands, epilogue: Epilogue) -> Result<bool> {
-        let sizes = [o.m, o.n, o.k];
-        let shape =
-            Shape { which: o.which, sizes, strides: [o.a.1, o.b.1, o.c.1], wide: o.wide, epilogue: epilogue as u32 };
+        let shape = Shape {
+            which: o.which,
+            sizes: [o.m, o.n, o.k],
+            strides: [o.a.1, o.b.1, o.c.1],
+            aligned: [o.a.0, o.b.0, o.c.0, o.bias.unwrap_or(0)].map(alignment),
+            wide: o.wide,
+            epilogue: epilogue as u32,
+        };
         if !self.plans.contains_key(&shape) {
             let plan = self.plan(shape, epilogue, o.bias)?;
             self.plans.insert(shape, plan);
@@ -239,6 +261,10 @@ impl Products {
                 stream.raw().cast(),
             )
         };
+        if refused(status) {
+            self.plans.insert(shape, None);
+            return Ok(false);
+        }
         check(status).map(|()| true)
     }
 
@@ -284,7 +310,7 @@ impl Products {
                 sys::cublasLtMatrixLayoutCreate(layout, kind, rows.into(), cols.into(), i64::from(stride))
             })?;
         }
-        let preference = Preference::new(self.workspace.bytes)?;
+        let preference = Preference::new(self.workspace.bytes, shape.aligned)?;
         let (mut results, mut found) = (MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed(), 0);
         let [first, second, out] = plan.layouts;
         // SAFETY: all handles are live; room for the one result that is asked for.
@@ -302,10 +328,13 @@ impl Products {
                 &raw mut found,
             )
         };
-        if status == Status::CUBLAS_STATUS_NOT_SUPPORTED || found < 1 {
+        if refused(status) {
             return Ok(None);
         }
         check(status)?;
+        if found < 1 {
+            return Ok(None);
+        }
         // SAFETY: one result was written.
         let result = unsafe { results.assume_init() };
         if result.state != Status::CUBLAS_STATUS_SUCCESS {
@@ -327,7 +356,7 @@ fn set<T>(desc: sys::cublasLtMatmulDesc_t, attribute: DescAttribute, value: &T) 
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new(workspace: u64) -> Result<Self> {
+    fn new(workspace: u64, aligned: [u32; 4]) -> Result<Self> {
         let mut preference = ptr::null_mut();
         // SAFETY: writes one handle, which `drop` gives back.
         check(unsafe { sys::cublasLtMatmulPreferenceCreate(&raw mut preference) })?;
@@ -336,6 +365,17 @@ impl Preference {
         // Sums that were shared are added up in f32, in a fixed order: not in the output, where blocks race.
         let in_workspace = 2_u32;
         preference.set(PreferenceAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_workspace)?;
+        // Unless it is told, the library takes all addresses for multiples of 256; those within an arena are of 16.
+        // The column-major operands are b and a. There is no word for the bias, which therefore counts with d.
+        let [a, b, c, bias] = aligned;
+        for (attribute, bytes) in [
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c.min(bias)),
+        ] {
+            preference.set(attribute, &bytes)?;
+        }
         Ok(preference)
     }
 

@@ -339,7 +339,7 @@ typedef struct {
                     uint32_t host_type,
                     const void *src,
                     uint64_t len);
-  // Copies `src[at..]` to host memory; waits for everything before it.
+  // Copies `src[at..]` to host memory; waits for everything before it that wrote there.
   //
   // `dst` is `len` elements of a `vaecf_host_type`; it may be null where `len` is 0.
   int32_t (*download)(void *ctx,

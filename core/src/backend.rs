@@ -381,7 +381,7 @@ pub trait Backend: Send {
     /// Copies host elements to `dst[at..]`. The host memory may be reused on return.
     fn upload(&mut self, dst: Buf, at: u64, src: Host<'_>) -> Result;
 
-    /// Copies `src[at..]` to host memory; waits for everything before it.
+    /// Copies `src[at..]` to host memory; waits for everything before it that wrote there.
     fn download(&mut self, src: Buf, at: u64, dst: HostMut<'_>) -> Result;
 
     /// Waits until all work is done, and returns the first fault of it.

@@ -9,7 +9,8 @@ fn root() -> PathBuf {
 /// Words between backticks that look like a path of this repository.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
-    let folders = ["core/", "backend-cpu/", "cli/", "tests/", "benches/", "docs/", "examples/", ".ci/"];
+    let folders =
+        ["core/", "backend-cpu/", "backend-cuda/", "cli/", "tests/", "benches/", "docs/", "examples/", ".ci/"];
     quoted.filter(move |word| folders.iter().any(|f| word.starts_with(f)) && !word.contains([' ', '*', '<', '{']))
 }
 

@@ -13,9 +13,9 @@ const THREADS: u32 = 256;
 const SUMS: u32 = THREADS * 8 * 4;
 /// Bytes that sums over a block need.
 const SCRATCH: u32 = THREADS / 32 * 4;
-/// Bytes of an event in a list, and lengths of the lists.
+/// Bytes of an event in a list, and lengths of the lists of a warp and of a block.
 const EVENT: u32 = 8;
-const LIGHT: u32 = 512;
+const LIGHT: u32 = 64;
 const HEAVY: u32 = 2048;
 
 impl Cuda {
@@ -61,11 +61,13 @@ impl Cuda {
         launch!(self, "mark_batch", grid, rows, for_kernels(noise), step, words, marks, factors)?;
 
         let (dy_stride, dw_stride) = (u64::from(dy.stride), u64::from(dw.stride));
-        let shared = LIGHT * EVENT + SUMS + SCRATCH;
-        let grid = Grid { blocks: [items, 1, 1], threads: THREADS, shared };
+        let shared = each * LIGHT * EVENT;
+        let grid = Grid { blocks: [items.div_ceil(each), 1, 1], threads: THREADS, shared };
         let kernel = self.named("encode_sparse_grad_light");
         let cols = dw.cols;
-        launch!(self, &kernel, grid, rows, step, marks, words, factors, from, dy_stride, cols, to, dw_stride, list)?;
+        launch!(
+            self, &kernel, grid, rows, step, marks, words, factors, from, dy_stride, cols, to, dw_stride, items, list
+        )?;
         if x.count > LIGHT {
             let shared = HEAVY * EVENT + SUMS + SCRATCH;
             let blocks = [8 * self.context.properties.processors, 1, 1];

@@ -3,7 +3,7 @@
 use vaecf_core::backend::{Curve, Mat, Result};
 
 use crate::{
-    Cuda,
+    ALIGN, Cuda,
     kernels::{Grid, Product, launch},
     products::{Done, Operands, Which},
 };
@@ -115,7 +115,7 @@ impl Cuda {
     fn multiply(&mut self, operands: &Operands) -> Result<Done> {
         match &mut self.products {
             Some(products) if operands.m > 0 && operands.n > 0 && operands.k > 0 => {
-                products.multiply(&self.main, operands)
+                products.multiply(&self.main, &in_vectors(operands))
             }
             _ => Ok(Done::Nothing),
         }
@@ -170,6 +170,23 @@ impl Cuda {
         let grid = Grid { blocks: [groups.div_ceil(THREADS.into()) as u32, 1, 1], threads: THREADS, shared: 0 };
         launch!(self, &self.named("join"), grid, product, parts)
     }
+}
+
+/// The same product of rows that end where their padding does. The library has its fast kernels for rows of whole
+/// vectors of 16 bytes, whatever their stride. The padding of weights, biases and gradients is zero, so it comes to
+/// zero and adds nothing; and it is nobody else's, because whatever comes next begins at a multiple, too. What a
+/// forward product sums over stays as it is: beyond its input there may be other numbers.
+fn in_vectors(operands: &Operands) -> Operands {
+    let whole = |cols: u32| cols.next_multiple_of(ALIGN);
+    let (n, k) = match operands.which {
+        Which::Forward | Which::GradWeight => (whole(operands.n), operands.k),
+        Which::GradInput => (operands.n, whole(operands.k)),
+    };
+    let strides = match operands.which {
+        Which::Forward | Which::GradWeight => n <= operands.b.1.min(operands.c.1),
+        Which::GradInput => k <= operands.a.1.min(operands.b.1),
+    };
+    if strides { Operands { n, k, ..*operands } } else { *operands }
 }
 
 /// The operands as the kernels take them.
