@@ -18,11 +18,12 @@ const BEYOND: &[&str] = &[
     "agrees encode_sparse_grad users=5 items=4 outer=2060 fill=full",
     // Items with too many rows for one block, and more of them than there are blocks to share them.
     "agrees encode_sparse_grad users=600 items=40 outer=152 fill=full weights=true keep=0.9",
-    "agrees encode_sparse_grad users=512 items=3 outer=9 fill=full keep=1",
+    "agrees encode_sparse_grad users=64 items=3 outer=9 fill=full keep=1",
     "agrees encode_sparse_grad users=513 items=6 outer=9 fill=full keep=1 data=integers",
     // More words of bits than threads, and than the second kernel lists at once.
     "agrees encode_sparse_grad users=8300 items=20 outer=3 fill=one data=integers",
     "agrees encode_sparse_grad users=8300 items=20 outer=3 fill=huge",
+    "agrees encode_sparse_grad users=2300 items=3 outer=3 fill=full keep=1",
     // Several tiles both ways, and sums over k that blocks share.
     "agrees linear users=130 inner=70 outer=140 curve=tanh gap=1",
     "agrees linear users=5 inner=600 outer=20 curve=relu",

@@ -89,7 +89,8 @@ const BARRIER: &str = "sync_block();";
 const UNORDERED: &[(Op, &str, &str, &[usize])] = &[
     // Places in a list are found with two barriers, and before the last columns a team is the whole block.
     (Op::EncodeSparse, "encode_sparse.cu", BARRIER, &[1, 3]),
-    (Op::EncodeSparseGrad, "encode_sparse_grad.cu", BARRIER, &[2, 3]),
+    (Op::EncodeSparseGrad, "encode_sparse_grad.cu", BARRIER, &[1, 4]),
+    (Op::EncodeSparseGrad, "encode_sparse_grad.cu", "sync_warp();", &[]),
     (Op::LinearGradWeight, "columns.cu", BARRIER, &[]),
     (Op::Linear, "gemm.cu", BARRIER, &[]),
     (Op::Linear, "gemm.cu", "copy_wait<STAGES - 2>();", &[]),
@@ -97,8 +98,9 @@ const UNORDERED: &[(Op, &str, &str, &[usize])] = &[
     // A tile's elements are used by the thread that fetched them, until the next barrier.
     (Op::Likelihood, "likelihood.cu", BARRIER, &[0]),
     (Op::Adam, "adam.cu", BARRIER, &[]),
-    // Keys are read after the histogram is cleared, and a round begins with nothing that the last one reads.
-    (Op::TopK, "top_k.cu", BARRIER, &[1, 9]),
+    // Keys are read after the histogram is cleared, ranks are written after ties are counted, and a round begins with
+    // nothing that the last one reads.
+    (Op::TopK, "top_k.cu", BARRIER, &[1, 6, 9]),
     // Tiles are fetched between two maxima.
     (Op::EncodeSparse, "common.cuh", BARRIER, &[2]),
 ];
@@ -155,8 +157,8 @@ const FAULTS: &[Row] = &[
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "square > 0.0f ? rsqrtf(square) * noise.inverse_keep : 0.0f", "rsqrtf(square) * noise.inverse_keep", "a row of weights that are zero is infinite"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "keeps(noise, step->update, row.user, item)", "keeps(noise, step->update + 1, row.user, item)", "another mask than before"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "x.values[lower_bound(x, row, item)]", "x.values[row.start]", "the weight is that of another event"),
-    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "list[at++] =", "list[at] =", "an item's rows are listed over each other"),
-    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "if (threadIdx.x == 0) heavy[1 + atomic_add(&heavy[0], 1)] = item;", "", "items with many rows are dropped"),
+    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "list, before - mine)", "list, 0)", "an item's rows are listed over each other"),
+    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "if (lane_of() == 0) heavy[1 + atomic_add(&heavy[0], 1)] = item;", "", "items with many rows are dropped"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "if (n > LIST) {", "if (n >= LIST) {", "an item with as many rows as a list holds is dropped"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "task += gridDim.x", "task += gridDim.x - 1", "items with many rows are summed twice"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "task < heavy[0] * slabs;", "task < smaller(heavy[0] * slabs, gridDim.x);", "items beyond the blocks are dropped"),
@@ -164,7 +166,8 @@ const FAULTS: &[Row] = &[
     (Op::EncodeSparseGrad, F16, "encode_sparse_grad.cu", "from = task % slabs * SLAB", "from = 0", "only the first columns of an item are summed"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "tile < words; tile", "tile < 1; tile", "rows beyond the first list are dropped"),
     (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "(words + THREADS - 1) / THREADS", "1", "marks beyond the threads are dropped"),
-    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "from < vectors", "from < smaller(vectors, THREADS)", "columns beyond the threads are dropped"),
+    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "each = (words + 31) / 32", "each = 1", "marks beyond the warp are dropped"),
+    (Op::EncodeSparseGrad, F32, "encode_sparse_grad.cu", "col < cols; col += 32 * SIZE", "col < smaller(cols, 32 * SIZE); col += 32 * SIZE", "columns beyond the threads are dropped"),
 
     // ---- sums of columns ----
     (Op::LinearGradWeight, F32, "columns.cu", "r < end", "r + 1 < end", "the last row is dropped"),
@@ -269,19 +272,18 @@ const FAULTS: &[Row] = &[
     (Op::TopK, F16, "top_k.cu", "if (bits == 0x8000u) bits = 0;", "", "-0 is below 0, in half"),
     (Op::TopK, F16, "top_k.cu", "0x7c00u); }", "0x7bffu); }", "infinity is no number"),
     (Op::TopK, F32, "top_k.cu", "return u64(key) << 32 | u32(~item);", "return u64(key) << 32 | (u32(~item) ^ 1);", "ties of neighbours go to the larger item"),
-    (Op::TopK, F32, "top_k.cu", "u32 at = lower_bound(seen, row, item);", "return false; u32 at = 0;", "the history is not masked where keys are not cached"),
+    (Op::TopK, F32, "top_k.cu", "event < row.end && seen.indices[event]", "false && seen.indices[event]", "the history is not masked where keys are not cached"),
     (Op::TopK, F32, "top_k.cu", "cache[seen.indices[e]] = 0", "cache[seen.indices[e]] += 0", "the history is not masked"),
     (Op::TopK, F32, "top_k.cu", "key >> shift & 255], 1", "key >> (BITS - 8 - shift) & 255], 1", "bytes of the keys are taken the other way round"),
-    (Op::TopK, F16, "top_k.cu", "u64(key) >> (shift + 8) == prefix", "true", "keys with another prefix count"),
+    (Op::TopK, F16, "top_k.cu", "shift == BITS - 8 || key >> (shift + 8) == prefix", "true", "keys with another prefix count"),
     (Op::TopK, F32, "top_k.cu", "wanted <= place.before + mine;", "wanted < place.before + mine;", "the threshold is a byte too low"),
-    (Op::TopK, F32, "top_k.cu", "key != 0 && rank_of(key, item) < bound) atomic_add", "key != 0) atomic_add", "the second round counts what the first has taken"),
-    (Op::TopK, F32, "top_k.cu", "open = key != 0 && rank_of(key, item) < bound", "open = key != 0", "the second round takes what the first has taken"),
+    (Op::TopK, F32, "top_k.cu", "done == 0 || rank_of(key, item) < bound", "true", "the second round takes what the first has taken"),
     (Op::TopK, F32, "top_k.cu", "bound = ranks[want - 1];", "", "all rounds are the first"),
     (Op::TopK, F32, "top_k.cu", "done < k;", "done < 1;", "ranks beyond the first round are not written"),
     (Op::TopK, F32, "top_k.cu", "size <= room;", "size < room;", "the last round of the sort is left out"),
     (Op::TopK, F16, "top_k.cu", "rank == 0 ? -INFINITY_F", "rank == 0 ? 0.0f", "missing items have a score"),
     (Op::TopK, F16, "top_k.cu", "rank == 0 ? 0xffffffffu", "rank == 0 ? 0u", "missing items are item 0"),
-    (Op::TopK, F32, "top_k.cu", "found += place.all;", "", "ties are taken beyond what is wanted"),
+    (Op::TopK, F32, "top_k.cu", "before++ < ties", "before < ties", "ties are taken beyond what is wanted"),
     (Op::TopK, F32, "top_k.cu", "i < 256; i += THREADS) state.histogram[i] = 0;", "i < 255; i += THREADS) state.histogram[i] = 0;", "a bin of the histogram is not cleared"),
     (Op::TopK, F32, "top_k.cu", "seen.first + blockIdx.x", "blockIdx.x", "the window is ignored"),
 ];
