@@ -103,4 +103,7 @@ if ! cmp -s "$version.new" "$version" || [ ! -e "$out/libcuda.so.1" ] || [ -s "$
     mv "$version.new" "$version"
     printf '%s\n' "$cuda" >"$out/linked"
 fi
+# The names that are asked for first, lest a driver of this machine answer to them.
+ln -sf libcuda.so.1 "$out/libcuda.so"
+ln -sf libcublasLt.so.13 "$out/libcublasLt.so"
 rm -f "$version.new" "$work"

@@ -95,7 +95,9 @@ fn without_cublaslt_its_own_products_take_over() {
     let dir = prepared();
     let alone = dir.path().join("alone");
     fs::create_dir(&alone).expect("a folder");
-    fs::copy(built::emulator().join("libcuda.so.1"), alone.join("libcuda.so.1")).expect("a copy");
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::copy(built::emulator().join(name), alone.join(name)).expect("a copy");
+    }
     let train = [&["train", "data", "-o", "model", "-v", "--backend", "cuda", "--epochs", "2"], &SMALL[..]].concat();
     let (_, said) = run_with(&alone, dir.path(), &[], &train, 0);
     assert!(said.contains("own kernels (cuBLASLt is not installed"), "{said}");
