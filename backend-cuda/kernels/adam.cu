@@ -112,14 +112,3 @@ ADAM(f16)
 #if __CUDA_ARCH__ >= 800
 ADAM(bf16)
 #endif
-
-// The copy of weights that the host wrote.
-#define NARROW(TYPE)                                                                                                  \
-    KERNEL(narrow_##TYPE, THREADS, (const float *from, TYPE *to, u64 len)) {                                          \
-        u64 i = u64(blockIdx.x) * THREADS + threadIdx.x;                                                              \
-        if (i < len) to[i] = narrow<TYPE>(from[i]);                                                                   \
-    }
-NARROW(f16)
-#if __CUDA_ARCH__ >= 800
-NARROW(bf16)
-#endif
