@@ -19,6 +19,10 @@ use crate::libraries;
 /// The oldest driver that runs the kernels: 525, which speaks CUDA 12.0.
 const OLDEST: i32 = 12_000;
 
+/// What to do where the driver is there and no device is.
+const NO_DEVICE: &str = "the NVIDIA driver finds no device: see whether nvidia-smi lists one, and whether \
+                         CUDA_VISIBLE_DEVICES hides it";
+
 /// Functions of the driver that are called. cudarc panics where one is missing, so all are looked up first.
 const SYMBOLS: [&str; 41] = [
     "cuInit",
@@ -126,7 +130,7 @@ impl Driver {
         // SAFETY: has no preconditions.
         match unsafe { sys::cuInit(0) } {
             CUresult::CUDA_SUCCESS => {}
-            CUresult::CUDA_ERROR_NO_DEVICE => return absent("the NVIDIA driver finds no device".into()),
+            CUresult::CUDA_ERROR_NO_DEVICE => return absent(NO_DEVICE.into()),
             CUresult::CUDA_ERROR_STUB_LIBRARY => {
                 return absent(format!(
                     "{} is the toolkit's stub and not the driver: install the driver, or take the folder of stubs \
@@ -137,13 +141,15 @@ impl Driver {
             CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
                 return absent("the NVIDIA driver's library and its kernel module differ in version: restart".into());
             }
-            other => return absent(format!("the NVIDIA driver does not start: {}", Told(other))),
+            other => {
+                return absent(format!("the NVIDIA driver does not start: {}; see what nvidia-smi says", Told(other)));
+            }
         }
         let mut count = 0;
         // SAFETY: writes one integer; the driver is initialised.
         check(unsafe { sys::cuDeviceGetCount(&raw mut count) }).map_err(|e| Absent(e.0))?;
         if count < 1 {
-            return absent("the NVIDIA driver finds no device".into());
+            return absent(NO_DEVICE.into());
         }
         Ok(Self { version, devices: count as u32, library: library.path })
     }

@@ -457,6 +457,17 @@ impl Backend for Cuda {
         self.main.sync()
     }
 
+    fn scratch(&self, batch: u32, items: u32, units: u32) -> u64 {
+        let [batch, items, units] = [batch, items, units].map(u64::from);
+        let marks = 4 * items * batch.div_ceil(32) + 4 * (items + 1) + 4 * batch;
+        // A product before its curve, shares of one, or sums of stretches of rows: one after the other.
+        let product = 4 * batch * units.next_multiple_of(8);
+        let shares = if self.products.is_some() { 0 } else { ops::linear::SHARES };
+        let sums = 4 * items.max(units) * batch.div_ceil(256).min(512);
+        // Memory comes in rounded pieces.
+        marks + product.max(shares).max(sums) + (1 << 20)
+    }
+
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
         self.enter()?;
         self.op_encode_sparse(x, w, b, curve, noise, step, y)

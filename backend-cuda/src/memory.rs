@@ -127,7 +127,7 @@ const KEPT: usize = 16;
 pub(crate) struct Table {
     buffers: BTreeMap<u32, Buffer>,
     last: u32,
-    /// Memory to be used again, by its size, which is a power of two.
+    /// Memory to be used again, by its size.
     spare: BTreeMap<u64, Vec<Memory>>,
 }
 
@@ -169,7 +169,8 @@ impl Table {
                 context.alloc(bytes)
             });
         }
-        let bytes = bytes.next_power_of_two();
+        // Sizes are an eighth apart, so that few are different and little is wasted.
+        let bytes = bytes.next_multiple_of((bytes.next_power_of_two() / 8).max(256));
         match self.spare.get_mut(&bytes).and_then(Vec::pop) {
             Some(memory) => Ok(memory),
             None => context.alloc(bytes),
@@ -184,7 +185,7 @@ impl Table {
         let mut last = Vec::new();
         for memory in [Some(buffer.memory), buffer.copy].into_iter().flatten() {
             let spare = self.spare.entry(memory.bytes).or_default();
-            let again = settled && memory.bytes <= SMALL && memory.bytes.is_power_of_two() && spare.len() < KEPT;
+            let again = settled && memory.bytes <= SMALL && spare.len() < KEPT;
             (if again { spare } else { &mut last }).push(memory);
         }
         if !last.is_empty() {

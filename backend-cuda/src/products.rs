@@ -195,7 +195,8 @@ impl Products {
         if status != Status::CUBLAS_STATUS_SUCCESS {
             return Err(format!("{} does not start with this driver ({status:?})", version_text()));
         }
-        let workspace = workspace().map_err(|fault| fault.to_string())?;
+        let room = || format!("there is no room for the workspace of cuBLASLt, {} MiB", WORKSPACE >> 20);
+        let workspace = workspace().map_err(|_| room())?;
         Ok(Self { handle, precision, workspace, plans: HashMap::new() })
     }
 

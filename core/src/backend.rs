@@ -312,7 +312,7 @@ pub enum Fault {
         wanted: u64,
     },
     /// The device is gone; nothing on it can be used again.
-    #[error("the device was lost: {0}")]
+    #[error("the device was lost: {0}; a run can go on from its last checkpoint, once the device is back")]
     Lost(String),
     /// The operation does not exist here.
     #[error("{0} is not supported by this backend")]
@@ -453,6 +453,13 @@ pub trait Backend: Send {
     /// in blocks asks for one block.
     fn logits_rows(&self, batch: u32, _items: u32) -> u32 {
         batch
+    }
+
+    /// Bytes of device memory that operations on a batch take beside the buffers they are given, for a plan of the
+    /// memory a run needs: at the most, over `items` items and layers of up to `units` units. It is part of no
+    /// plugin's table: those count as none.
+    fn scratch(&self, _batch: u32, _items: u32, _units: u32) -> u64 {
+        0
     }
 
     /// Output layer, likelihood and their gradients: `loss`, `dw[H, I]`, `db[1, I]`, and

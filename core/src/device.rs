@@ -323,6 +323,11 @@ impl Device {
         self.lock().backend.logits_rows(batch, items).clamp(1, batch.max(1))
     }
 
+    /// Bytes that operations on a batch take beside the buffers they are given.
+    pub fn scratch(&self, batch: u32, items: u32, units: u32) -> u64 {
+        self.lock().backend.scratch(batch, items, units)
+    }
+
     /// The calls for one batch, checked and issued. Holds the device until it is dropped.
     pub fn queue(&self) -> Queue<'_> {
         Queue { state: self.lock() }

@@ -70,6 +70,8 @@ pub(crate) fn place(
 ) -> Result<(u64, bool)> {
     let size = Size::new(train, info);
     let whole = size.bytes(train.events());
+    // A part is left to what the device needs for itself.
+    let left = left.map(|left| if info.host_memory { left } else { left - left / 8 });
     let fits = || train.events() <= u32::MAX.into() && left.is_none_or(|left| whole <= left);
     let most = most_events(train, batch);
     let least = 2 * size.bytes(most);
@@ -77,8 +79,8 @@ pub(crate) fn place(
         Placement::Resident => return Ok((whole, false)),
         Placement::Auto if info.host_memory || fits() || whole <= least => return Ok((whole, false)),
         Placement::Streamed { bytes } => bytes,
-        // A part is left to what the device needs for itself. Row starts are to be the smaller part of a chunk.
-        Placement::Auto => left.map_or(u64::MAX, |left| left - left / 8).min(ENOUGH.max(8 * size.starts)).max(least),
+        // Row starts are to be the smaller part of a chunk.
+        Placement::Auto => left.unwrap_or(u64::MAX).min(ENOUGH.max(8 * size.starts)).max(least),
     };
     let room = size.events(both);
     if room < most {

@@ -8,7 +8,7 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows decode_loss_grad recommend
+        logits_rows scratch decode_loss_grad recommend
         capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }
@@ -85,6 +85,11 @@ macro_rules! forward_backend {
             $inner.logits_rows(batch, items)
         }
     };
+    (@ scratch $self:ident $inner:expr) => {
+        fn scratch(&$self, batch: u32, items: u32, units: u32) -> u64 {
+            $inner.scratch(batch, items, units)
+        }
+    };
     (@ sync $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; sync() -> ()); };
     (@ encode_sparse $s:ident $i:expr) => {
         $crate::forward_backend!(@@ $s $i; encode_sparse(x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> ());
@@ -147,7 +152,7 @@ impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows decode_loss_grad recommend
+        logits_rows scratch decode_loss_grad recommend
         capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }

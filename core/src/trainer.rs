@@ -41,7 +41,7 @@ pub struct Plan {
     pub gradients: u64,
     /// Bytes of Adam's moments.
     pub moments: u64,
-    /// Bytes of activations, their gradients and the logits scratch.
+    /// Bytes of activations, their gradients, the logits scratch, and what operations take beside.
     pub activations: u64,
     /// Bytes of the histories, the order of users and their losses.
     pub data: u64,
@@ -90,13 +90,15 @@ impl Plan {
         let act = (2 * u64::from(batch) + judged) * units
             + logits(u64::from(batch))
             + if judged > 0 { logits(judged) } else { 0 };
+        let inner = layout.layers().map(|l| l.weight.cols).filter(|&cols| cols != data.train.items()).max();
+        let scratch = device.scratch(batch, data.train.items(), inner.unwrap_or(0).max(config.latent));
         let available = device.memory();
         let mut plan = Self {
             parameters: layout.count(),
             weights: layout.len * u64::from(info.weight_bytes),
             gradients: layout.len * master,
             moments: 2 * layout.len * master,
-            activations: act * u64::from(info.act_bytes),
+            activations: act * u64::from(info.act_bytes) + scratch,
             data: validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
             streamed: None,
             // Best weights; weights, two moments.
@@ -467,6 +469,11 @@ impl Trainer {
             self.progress.update = update;
             self.progress.batch += 1;
 
+            // In mid-epoch the device has enough to do while the host makes the next order and sends it.
+            if first + count >= users / 2 && self.progress.epoch + 1 < self.config.epochs {
+                self.feed.arrange(self.progress.epoch + 1)?;
+            }
+
             self.looked = (self.looked.0 + clock.elapsed(), self.looked.1 + count);
             clock = Instant::now();
             if self.looked.0 >= LOOK {
@@ -484,10 +491,6 @@ impl Trainer {
                     users_per_second: f64::from(users_seen) / time.as_secs_f64(),
                 });
             }
-        }
-        // The device is busy with what was issued: time for the host to make the next order.
-        if self.progress.epoch + 1 < self.config.epochs {
-            self.feed.arrange(self.progress.epoch + 1)?;
         }
         self.count_losses(users)?;
         let scale = self.run.scale()?;

@@ -26,5 +26,6 @@ fn every_planted_fault_is_found_and_nothing_else() {
 #[test]
 fn without_the_watch_planted_faults_are_missed() {
     let (passed, lines) = selftest(&[("VAECF_EMULATOR_WATCH", "0")]);
-    assert!(!passed, "{lines:#?}");
+    assert!(!passed && lines.iter().any(|line| line.starts_with("FAILED")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("ok ")), "nothing ran: {lines:#?}");
 }

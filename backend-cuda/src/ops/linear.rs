@@ -14,7 +14,7 @@ const SHARED: u32 = 3 * 2 * SIDE * 64;
 const THREADS: u32 = 256;
 
 /// Bytes that shares of products may take up.
-const SHARES: u64 = 64 << 20;
+pub(crate) const SHARES: u64 = 64 << 20;
 
 /// Numbers that the second kernel of a shared product finishes in one thread.
 const GROUP: u32 = 8;

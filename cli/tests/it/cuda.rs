@@ -1,7 +1,10 @@
 //! `--backend cuda` as a person meets it, on stand-ins for NVIDIA's libraries: where all is well it works like any
 //! other, and whatever is missing or goes wrong is one sentence and exit code 4.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use assert_cmd::Command;
 
@@ -90,14 +93,42 @@ fn the_same_seed_gives_the_same_bits_whatever_the_order_of_threads_and_queues() 
     assert!(bits(dir, "a") == bits(dir, "b") && bits(dir, "a") == bits(dir, "c"));
 }
 
+/// A folder with some of the stand-ins, by what they are called there and what they are.
+fn folder_with(dir: &Path, name: &str, libraries: &[(&str, &str)]) -> PathBuf {
+    let folder = dir.join(name);
+    fs::create_dir(&folder).expect("a folder");
+    for (called, is) in libraries {
+        std::os::unix::fs::symlink(built::emulator().join(is), folder.join(called)).expect("a link");
+    }
+    folder
+}
+
+#[test]
+fn a_driver_of_cuda_12_works_with_the_cublaslt_of_its_time_and_not_with_a_later_one() {
+    let dir = prepared();
+    let driver = [("libcuda.so", "libcuda.so.1"), ("libcuda.so.1", "libcuda.so.1")];
+    let product = |name| (name, "libcublasLt.so.13");
+    let train = [&["train", "data", "-v", "--backend", "cuda", "--epochs", "1"], &SMALL[..]].concat();
+    let old = [("VAECF_EMULATOR_DRIVER", "12000")];
+    for (folder, product, with) in [
+        ("twelve", product("libcublasLt.so.12"), ", cuBLASLt 1"),
+        (
+            "thirteen",
+            product("libcublasLt.so.13"),
+            "own kernels (cuBLASLt is not installed (pip install nvidia-cublas-cu12",
+        ),
+    ] {
+        let libraries = folder_with(dir.path(), folder, &[&driver[..], &[product]].concat());
+        let model = format!("model-{folder}");
+        let (_, said) = run_with(&libraries, dir.path(), &old, &[&train[..], &["-o", &model]].concat(), 0);
+        assert!(said.contains(with), "{said}");
+    }
+}
+
 #[test]
 fn without_cublaslt_its_own_products_take_over() {
     let dir = prepared();
-    let alone = dir.path().join("alone");
-    fs::create_dir(&alone).expect("a folder");
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        fs::copy(built::emulator().join(name), alone.join(name)).expect("a copy");
-    }
+    let alone = folder_with(dir.path(), "alone", &[("libcuda.so", "libcuda.so.1"), ("libcuda.so.1", "libcuda.so.1")]);
     let train = [&["train", "data", "-o", "model", "-v", "--backend", "cuda", "--epochs", "2"], &SMALL[..]].concat();
     let (_, said) = run_with(&alone, dir.path(), &[], &train, 0);
     assert!(said.contains("own kernels (cuBLASLt is not installed"), "{said}");
@@ -156,11 +187,13 @@ fn a_device_that_is_too_small_is_a_sentence_before_and_during_the_run() {
     let with = |bytes: &str, words: &[&str]| {
         refused(here, dir, &[("VAECF_EMULATOR_MEMORY", bytes)], &training("model", &[]), words);
     };
-    // No room for the library's workspace of 32 MiB, and then none for anything.
+    // No room for the library's workspace of 32 MiB, and then none for anything; and a few KiB beside it.
     with("1000", &["this run needs"]);
-    // A few KiB beside it: the plan is larger. Some more: what the plan does not count is asked for during the run.
     with("33560000", &["this run needs", "smaller batch"]);
-    with("33600000", &["out of memory", "smaller batch"]);
+    // What has no plan beforehand says so when it asks for memory.
+    run(dir, &[], &training("model", &["--epochs", "1"]), 0);
+    let evaluate = ["evaluate", "model", "data", "--backend", "cuda"];
+    refused(here, dir, &[("VAECF_EMULATOR_MEMORY", "33560000")], &evaluate, &["out of memory", "smaller batch"]);
 }
 
 #[test]
@@ -189,11 +222,68 @@ fn data_larger_than_asked_for_stream_to_the_same_bits() {
     }
 }
 
+/// What the library's workspace takes, and a little more than the model: the data do not fit beside it.
+#[test]
+fn data_that_do_not_fit_stream_by_themselves() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    let mut text = String::from("user,item\n");
+    for user in 0..40_000_u32 {
+        for event in 0..12 {
+            text += &format!("{user},{}\n", (user * 7 + event * 11) % 90);
+        }
+    }
+    file(dir, "ratings.csv", text);
+    run(dir, &[], &["prepare", "ratings.csv", "-o", "data", "-q", "--held-out", "50"], 0);
+    let train = |model| {
+        [
+            "train",
+            "data",
+            "--backend",
+            "cuda",
+            "--epochs",
+            "1",
+            "--batch",
+            "8000",
+            "--hidden",
+            "8",
+            "--latent",
+            "4",
+            "-o",
+            model,
+        ]
+    };
+    let (_, said) = run(dir, &[], &train("resident"), 0);
+    assert!(!said.contains("in chunks"), "{said}");
+    let memory = [("VAECF_EMULATOR_MEMORY", "40200000")];
+    let (_, said) = run(dir, &memory, &train("streamed"), 0);
+    assert!(said.contains("in chunks"), "{said}");
+    assert!(bits(dir, "resident") == bits(dir, "streamed"));
+}
+
 #[test]
 fn a_bench_of_the_device() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let bench = ["bench", "--shape", "200x50x2000", "--steps", "1", "--rounds", "1", "-k", "5", "--batch", "50"];
     let (out, _) = run(dir.path(), &[], &[&bench[..], &["--backend", "cuda", "--format", "json"]].concat(), 0);
     let found: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-    assert!(found.to_string().contains("Emulated GPU"), "{found}");
+    let setting = &found["settings"][0];
+    assert!(setting["device"].as_str().is_some_and(|device| device.contains("Emulated GPU")), "{found}");
+    for figure in ["ours/train/median", "ours/infer/median", "eager/median", "ceilings/copy", "ceilings/products"] {
+        let value = setting.pointer(&format!("/{figure}")).and_then(serde_json::Value::as_f64);
+        assert!(value.is_some_and(|value| value > 0.0), "{figure}: {setting}");
+    }
+    for figure in ["memory/planned", "memory/used"] {
+        assert!(
+            setting.pointer(&format!("/{figure}")).and_then(serde_json::Value::as_u64) > Some(0),
+            "{figure}: {setting}"
+        );
+    }
+    for part in ["training", "inference"] {
+        let rows = setting[part].as_array().expect("rows");
+        assert!(
+            !rows.is_empty() && rows.iter().all(|row| row["milliseconds"].as_f64() > Some(0.0)),
+            "{part}: {setting}"
+        );
+    }
 }
