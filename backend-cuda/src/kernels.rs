@@ -1,7 +1,6 @@
 //! The compiled kernels of a device, by name, and the structures that they take.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeSet, HashMap},
     ffi::c_void,
     rc::Rc,
@@ -74,16 +73,18 @@ pub(crate) struct Grid {
 /// Kernels that this device runs.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    modules: Vec<Module>,
-    found: RefCell<HashMap<String, Kernel>>,
+    by_name: HashMap<String, Kernel>,
+    /// What they lie in.
+    _modules: Vec<Module>,
 }
 
 impl Kernels {
-    /// Loads all kernels in the form for this device.
+    /// Loads all kernels in the form for this device. All of them now, because a recording is no time for the driver
+    /// to load code.
     pub(crate) fn load(context: &Rc<Context>) -> Result<Self> {
         let (major, minor) = (context.properties.major, context.properties.minor);
         let blob = Blob::open(COMPILED).map_err(|e| Fault::Other(e.to_string()))?;
-        let mut modules = Vec::new();
+        let (mut modules, mut by_name) = (Vec::new(), HashMap::new());
         let stems: BTreeSet<&str> = blob.images().map(|image| image.stem).collect();
         for stem in stems {
             let image = blob.module(stem, major, minor).ok_or_else(|| {
@@ -95,28 +96,18 @@ impl Kernels {
             // PTX is text, which ends with a zero.
             let mut code = image.code.to_vec();
             code.push(0);
-            modules.push(context.module(&code)?);
+            let module = context.module(&code)?;
+            for kernel in image.kernels {
+                by_name.insert(kernel.name.clone(), module.kernel(&kernel.name)?);
+            }
+            modules.push(module);
         }
-        Ok(Self { modules, found: RefCell::default() })
+        Ok(Self { by_name, _modules: modules })
     }
 
     /// A kernel by its name.
-    pub(crate) fn get(&self, name: &str) -> Result<Kernel> {
-        if let Some(&kernel) = self.found.borrow().get(name) {
-            return Ok(kernel);
-        }
-        let mut missing = Fault::Other(format!("there is no kernel {name}"));
-        for module in &self.modules {
-            match module.kernel(name) {
-                Ok(kernel) => {
-                    self.found.borrow_mut().insert(name.to_owned(), kernel);
-                    return Ok(kernel);
-                }
-                Err(fault @ Fault::Lost(_)) => return Err(fault),
-                Err(fault) => missing = fault,
-            }
-        }
-        Err(missing)
+    fn get(&self, name: &str) -> Result<Kernel> {
+        self.by_name.get(name).copied().ok_or_else(|| Fault::Other(format!("there is no kernel {name}")))
     }
 
     /// Queues a kernel; nothing where the grid is empty.

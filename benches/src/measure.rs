@@ -92,6 +92,8 @@ impl Bench {
         let rows = self.data.listed(&self.order, 0, self.batch);
         if replayed && self.graph.is_none() {
             let mut queue = device.queue();
+            // What a device prepares with a first call is no part of a recording.
+            self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
             queue.capture_begin()?;
             self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
             self.graph = Some(queue.capture_end()?);

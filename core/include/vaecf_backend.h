@@ -473,7 +473,8 @@ typedef struct {
                        vaecf_buf items,
                        vaecf_buf values);
   // Calls from here to `capture_end` are recorded, not run. The trainer captures a step
-  // for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+  // for each size of batch, and set of buffers where data are streamed, the second time it comes, and replays it from
+  // then on: what a device prepares with a first call is prepared by then. A graph
   // lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
   // `download`, `sync`, `mark`, `seconds`, `ceilings`.
   int32_t (*capture_begin)(void *ctx);

@@ -493,7 +493,8 @@ pub trait Backend: Send {
     }
 
     /// Calls from here to [`Backend::capture_end`] are recorded, not run. The trainer captures a step
-    /// for each size of batch, and set of buffers where data are streamed, and replays it from then on; a graph
+    /// for each size of batch, and set of buffers where data are streamed, the second time it comes, and replays it from
+    /// then on: what a device prepares with a first call is prepared by then. A graph
     /// lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
     /// `download`, `sync`, `mark`, `seconds`, `ceilings`.
     fn capture_begin(&mut self) -> Result {

@@ -290,8 +290,8 @@ pub struct Trainer {
     /// Time and users of training since the observer was last shown the pace.
     looked: (Duration, u32),
     /// The step by the set of buffers that its data lie in and the users of its batch, on devices that can capture
-    /// it.
-    graphs: BTreeMap<(usize, u32), Graph>,
+    /// it; none where it has been run once and not yet captured.
+    graphs: BTreeMap<(usize, u32), Option<Graph>>,
 }
 
 impl Trainer {
@@ -536,12 +536,17 @@ impl Trainer {
             return self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
         }
         let graph = match self.graphs.get(&(set, count)) {
-            Some(graph) => *graph,
+            // The first time it is only run, so that whatever a device prepares with the first call is prepared.
             None => {
+                self.graphs.insert((set, count), None);
+                return self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
+            }
+            Some(Some(graph)) => *graph,
+            Some(None) => {
                 queue.capture_begin()?;
                 self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
                 let graph = queue.capture_end()?;
-                self.graphs.insert((set, count), graph);
+                self.graphs.insert((set, count), Some(graph));
                 graph
             }
         };
