@@ -2,15 +2,24 @@
 //! are not accused, and fragments, conversions, streams and captures are those of the manuals.
 #![cfg(target_os = "linux")]
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
+
+/// One at a time: what is built lies in one folder.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Runs the emulator's own tests, a line each, and returns those lines.
 fn selftest(environment: &[(&str, &str)]) -> (bool, Vec<String>) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("emulator/selftest/run.sh");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator-selftest");
     let mut command = Command::new("sh");
     let output = command.arg(script).arg(folder).envs(environment.iter().copied()).output().expect("a shell");
-    let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let lines: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    assert!(!lines.is_empty(), "nothing ran: {}", String::from_utf8_lossy(&output.stderr));
     (output.status.success(), lines)
 }
 
