@@ -13,7 +13,7 @@ use crate::{
     driver::{Context, Kernel, Module, Stream},
 };
 
-/// The kernels, compiled ahead for all kinds of devices: see `kernels/` and `src/bin/kernels`.
+/// The kernels, compiled ahead for all kinds of devices: see `kernels/` and `examples/kernels`.
 static COMPILED: &[u8] = include_bytes!("../kernels/kernels.bin");
 
 /// Rows of the batch: `Rows` in `kernels/common.cuh`.

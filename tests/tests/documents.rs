@@ -41,3 +41,14 @@ fn the_architecture_page_stays_short() {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     assert!(text.lines().count() <= 200);
 }
+
+/// `cargo run`, as the README has it, must find one program.
+#[test]
+fn the_workspace_has_one_program() {
+    let members = std::fs::read_dir(root()).expect("the root").map(|entry| entry.expect("an entry").path());
+    let programs = members.filter(|folder| {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+        folder.join("src/main.rs").exists() || folder.join("src/bin").exists() || manifest.contains("[[bin]]")
+    });
+    assert_eq!(programs.collect::<Vec<_>>(), [root().join("cli")]);
+}

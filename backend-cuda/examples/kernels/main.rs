@@ -1,7 +1,7 @@
 //! Compiles the kernels ahead, and audits what the compiler made of them. No GPU and no toolkit is needed:
 //!
 //!     backend-cuda/kernels/toolchain.sh target/nvrtc
-//!     cargo run -p vaecf-cuda --features compile --bin kernels -- build target/nvrtc
+//!     cargo run -p vaecf-cuda --features compile --example kernels -- build target/nvrtc
 //!
 //! `build` writes `backend-cuda/kernels/kernels.bin`, which is committed; `check` compiles everything again and
 //! demands that the file is the same, byte for byte. Both then hold every kernel to the rules in `audit.rs`, after
