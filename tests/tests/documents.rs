@@ -48,7 +48,9 @@ fn the_workspace_has_one_program() {
     let members = std::fs::read_dir(root()).expect("the root").map(|entry| entry.expect("an entry").path());
     let programs = members.filter(|folder| {
         let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
-        folder.join("src/main.rs").exists() || folder.join("src/bin").exists() || manifest.contains("[[bin]]")
+        folder.join("src/main.rs").exists()
+            || std::fs::read_dir(folder.join("src/bin")).is_ok_and(|mut bin| bin.next().is_some())
+            || manifest.contains("[[bin]]")
     });
     assert_eq!(programs.collect::<Vec<_>>(), [root().join("cli")]);
 }
