@@ -85,7 +85,7 @@ pub(crate) struct Driver {
     pub(crate) version: i32,
     pub(crate) devices: u32,
     /// Where it was found.
-    pub(crate) library: PathBuf,
+    pub(crate) found_at: PathBuf,
 }
 
 impl Driver {
@@ -151,7 +151,7 @@ impl Driver {
         if count < 1 {
             return absent(NO_DEVICE.into());
         }
-        Ok(Self { version, devices: count as u32, library: library.path })
+        Ok(Self { version, devices: count as u32, found_at: library.path })
     }
 }
 

@@ -194,7 +194,7 @@ pub struct Survey {
     /// The newest CUDA that the driver speaks.
     pub driver: String,
     /// The driver's library.
-    pub library: PathBuf,
+    pub found_at: PathBuf,
     /// The devices.
     pub devices: Vec<Found>,
 }
@@ -212,7 +212,7 @@ pub fn survey() -> std::result::Result<Survey, Absent> {
         Ok(Found { device, name: properties.name, capability, memory: properties.memory, refused })
     };
     let devices = (0..driver.devices).map(look).collect::<std::result::Result<_, Absent>>()?;
-    Ok(Survey { driver: Version(driver.version).to_string(), library: driver.library, devices })
+    Ok(Survey { driver: Version(driver.version).to_string(), found_at: driver.found_at, devices })
 }
 
 /// Why the kernels do not run on a device.

@@ -127,8 +127,8 @@ fn cuda(global: &Global) -> Result<Box<dyn Backend>> {
 /// The driver and the devices there are; nothing where there is no driver, which opening one says.
 fn cuda_details() -> Vec<(String, String)> {
     let Ok(survey) = vaecf_cuda::survey() else { return Vec::new() };
-    let library = survey.library.display();
-    let mut details = vec![("driver".to_owned(), format!("CUDA {}, {library}", survey.driver))];
+    let found_at = survey.found_at.display();
+    let mut details = vec![("driver".to_owned(), format!("CUDA {}, {found_at}", survey.driver))];
     for found in survey.devices {
         let (major, minor) = found.capability;
         let about = format!("{}, compute capability {major}.{minor}, {}", found.name, bytes(found.memory));

@@ -32,7 +32,7 @@ type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 /// The compiler, loaded.
 pub(crate) struct Nvrtc {
-    library: Library,
+    compiler: Library,
     /// Found by its name when the first program is compiled, which succeeds because it is here already.
     _builtins: Library,
 }
@@ -59,11 +59,11 @@ impl Nvrtc {
             // SAFETY: toolchain.sh has checked that it is NVIDIA's library, which can be loaded at any time.
             unsafe { Library::new(&path) }.map_err(missing)
         };
-        let nvrtc = Self { _builtins: open(BUILTINS)?, library: open(NVRTC)? };
+        let nvrtc = Self { _builtins: open(BUILTINS)?, compiler: open(NVRTC)? };
         let (mut major, mut minor) = (0, 0);
         // SAFETY: the function has this type in nvrtc.h, and both places can be written.
         let status =
-            unsafe { nvrtc.library.get::<Version>(c"nvrtcVersion").map(|f| f(&raw mut major, &raw mut minor)) };
+            unsafe { nvrtc.compiler.get::<Version>(c"nvrtcVersion").map(|f| f(&raw mut major, &raw mut minor)) };
         match (status, (major, minor)) {
             (Ok(0), VERSION) => Ok(nvrtc),
             _ => Err(format!("{} is NVRTC {major}.{minor}, and not {VERSION:?}", folder.join(NVRTC).display())),
@@ -87,7 +87,7 @@ impl Nvrtc {
         let (text, name) = (c_string(&source.text), c_string(&source.name));
         let (options, texts, names) = (pointers(&options), pointers(&texts), pointers(&names));
 
-        let library = &self.library;
+        let library = &self.compiler;
         let missing = |e: libloading::Error| e.to_string();
         let mut program: Program = ptr::null_mut();
         // SAFETY: the functions have these types in nvrtc.h. Every pointer is to a string that ends with a zero, or
@@ -127,9 +127,9 @@ impl Nvrtc {
         let mut len = 0;
         // SAFETY: the caller's promise; the second function writes as many bytes as the first has said.
         unsafe {
-            let status = self.library.get::<Size>(size).map_err(missing)?(program, &raw mut len);
+            let status = self.compiler.get::<Size>(size).map_err(missing)?(program, &raw mut len);
             let mut bytes = vec![0; len];
-            match (status, self.library.get::<Get>(get).map_err(missing)?(program, bytes.as_mut_ptr().cast())) {
+            match (status, self.compiler.get::<Get>(get).map_err(missing)?(program, bytes.as_mut_ptr().cast())) {
                 (0, 0) => Ok(bytes),
                 (status, other) => Err(format!("NVRTC: {get:?} fails, error {}", status.max(other))),
             }
