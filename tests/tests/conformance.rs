@@ -15,6 +15,7 @@ use vaecf_core::plugin::{Request, load};
 use vaecf_cpu::Cpu;
 use vaecf_cuda::{Cuda, Precision};
 use vaecf_tests::{Narrow, Recorded};
+use vaecf_wgpu::Wgpu;
 
 fn plugin(name: &'static str, full: bool, path: &Path) -> Subject {
     Subject::new(name, full, load(path, &Request::default()))
@@ -37,6 +38,10 @@ fn device(name: &'static str, precision: Precision) -> Subject {
     Subject { beyond: cuda::beyond(), ..Subject::new(name, true, cuda) }
 }
 
+fn shaders(name: &'static str, precision: vaecf_wgpu::Precision) -> Subject {
+    Subject::new(name, true, Wgpu::open(&vaecf_wgpu::Options { precision, ..Default::default() }))
+}
+
 fn main() -> ExitCode {
     let single = || Cpu::<f32>::new(Some(2));
     let subjects = vec![
@@ -51,6 +56,8 @@ fn main() -> ExitCode {
         device("cuda tf32", Precision::Tf32),
         device("cuda f16", Precision::F16),
         device("cuda bf16", Precision::Bf16),
+        shaders("wgpu f32", vaecf_wgpu::Precision::F32),
+        shaders("wgpu f16", vaecf_wgpu::Precision::F16),
     ];
     subjects::run("conformance", subjects)
 }

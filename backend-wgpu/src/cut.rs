@@ -1,0 +1,50 @@
+//! Where a matrix is cut, so that each part lies in one piece of its buffer.
+//!
+//! A buffer is a row of pieces of equal length, because a shader sees only so much of one at a time. A matrix that
+//! lies across the border of two pieces is cut into rows before it, the row that it divides, which is cut into
+//! columns as well, and rows behind it. Most matrices lie in one piece and are not cut.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use vaecf_core::backend::Mat;
+
+/// Where rows and columns are cut: ascending, the first and the last being the matrix's own borders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    pub(crate) rows: BTreeSet<u32>,
+    pub(crate) cols: BTreeSet<u32>,
+}
+
+impl Cuts {
+    /// Those of a matrix in pieces of `piece` elements.
+    pub(crate) fn new(mat: Mat, piece: u64) -> Self {
+        let mut cuts = Self { rows: [0, mat.rows].into(), cols: [0, mat.cols].into() };
+        if mat.rows == 0 || mat.cols == 0 {
+            return cuts;
+        }
+        let (stride, cols) = (u64::from(mat.stride), u64::from(mat.cols));
+        let end = mat.offset + u64::from(mat.rows - 1) * stride + cols;
+        // Every border strictly within the matrix.
+        let mut border = (mat.offset / piece + 1) * piece;
+        while border < end {
+            let (row, col) = ((border - mat.offset) / stride, (border - mat.offset) % stride);
+            if col == 0 {
+                cuts.rows.insert(row as u32);
+            } else {
+                cuts.rows.insert(row as u32 + 1);
+                if col < cols {
+                    cuts.rows.insert(row as u32);
+                    cuts.cols.insert(col as u32);
+                }
+            }
+            border += piece;
+        }
+        cuts
+    }
+}
+
+/// The stretches between cuts.
+pub(crate) fn stretches(cuts: &BTreeSet<u32>) -> Vec<Range<u32>> {
+    let ends = cuts.iter().skip(1);
+    cuts.iter().zip(ends).map(|(&from, &to)| from..to).collect()
+}

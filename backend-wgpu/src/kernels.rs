@@ -1,0 +1,127 @@
+//! Shaders by name, and how they are bound.
+//!
+//! A kernel is a text with one entry point, `main`. Its parameters are a uniform at group 0; the buffers it works on
+//! are at group 1, and whether it writes them is read off the text. Its modules are trusted: what a kernel may touch
+//! follows from arguments that were checked, so the shader does not check again at every access.
+
+use std::{collections::HashMap, sync::Arc};
+
+use vaecf_core::backend::{Fault, Result};
+
+use crate::context::Context;
+
+/// Bytes of a kernel's parameters, and of their place in a buffer.
+pub(crate) const PARAMS: u64 = 256;
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// Its number.
+    pub(crate) id: usize,
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    /// Whether each binding is written.
+    pub(crate) writes: Vec<bool>,
+}
+
+/// All that were asked for so far.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    /// How parameters are bound, for all.
+    pub(crate) params: wgpu::BindGroupLayout,
+    compiled: HashMap<String, Arc<Kernel>>,
+}
+
+impl Kernels {
+    pub(crate) fn new(context: &Context) -> Self {
+        let ty = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: true,
+            min_binding_size: std::num::NonZeroU64::new(PARAMS),
+        };
+        let entry = entry(0, ty);
+        let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &[entry] };
+        Self { params: context.device.create_bind_group_layout(&descriptor), compiled: HashMap::new() }
+    }
+
+    /// A kernel by name; the text is asked for the first time only. With `all_written`, every buffer is declared as
+    /// written, for calls that read and write one buffer through two bindings.
+    pub(crate) fn get(
+        &mut self,
+        context: &Context,
+        name: &str,
+        all_written: bool,
+        text: &dyn Fn() -> String,
+    ) -> Result<Arc<Kernel>> {
+        let key = if all_written { format!("{name} written") } else { name.to_owned() };
+        if let Some(kernel) = self.compiled.get(&key) {
+            return Ok(Arc::clone(kernel));
+        }
+        let text = text();
+        let text = if all_written { text.replace("<storage, read>", "<storage, read_write>") } else { text };
+        let kernel = Arc::new(compile(context, &self.params, self.compiled.len(), name, &text)?);
+        self.compiled.insert(key, Arc::clone(&kernel));
+        Ok(kernel)
+    }
+}
+
+fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
+}
+
+/// Whether each buffer at group 1 is written, in the order of their bindings.
+fn bindings(text: &str) -> Vec<bool> {
+    let mut found = Vec::new();
+    for part in text.split("@group(1) @binding(").skip(1) {
+        let Some((number, rest)) = part.split_once(')') else { continue };
+        if let Ok(number) = number.parse::<usize>() {
+            found.push((number, rest.trim_start().starts_with("var<storage, read_write>")));
+        }
+    }
+    found.sort_unstable();
+    found.into_iter().map(|(_, writes)| writes).collect()
+}
+
+fn compile(context: &Context, params: &wgpu::BindGroupLayout, id: usize, name: &str, text: &str) -> Result<Kernel> {
+    let writes = bindings(text);
+    let device = &context.device;
+    let entries: Vec<_> = (0..)
+        .zip(&writes)
+        .map(|(binding, &writes)| {
+            let ty = wgpu::BufferBindingType::Storage { read_only: !writes };
+            entry(binding, wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None })
+        })
+        .collect();
+    let make = || {
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
+        // SAFETY: a kernel's loops end, and it touches what its arguments name: ranges that were checked against the
+        // buffers they lie in. The suite watches the memory around every argument, and runs the same text checked.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(params), Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // What a workgroup shares is written before it is read.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        (pipeline, layout)
+    };
+    let (pipeline, layout) = context.now(0, make).map_err(|fault| match fault {
+        Fault::Other(why) => Fault::Other(format!("the shader {name} does not compile: {why}")),
+        other => other,
+    })?;
+    Ok(Kernel { id, pipeline, layout, writes })
+}
