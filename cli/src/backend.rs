@@ -12,7 +12,7 @@ use vaecf_cpu::Cpu;
 use vaecf_cuda::Cuda;
 
 use crate::{
-    options::{Global, Precision},
+    options::{Global, Pick, Precision},
     output::{Ui, bytes},
 };
 
@@ -94,7 +94,7 @@ fn named(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
 }
 
 fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
-    if global.device > 0 {
+    if global.device != Pick::Number(0) {
         return Err(Error::usage(format!("--device {}: the cpu backend has one device, 0", global.device)));
     }
     Ok(match global.precision {
@@ -120,8 +120,26 @@ fn cuda(global: &Global) -> Result<Box<dyn Backend>> {
             ));
         }
     };
-    let options = vaecf_cuda::Options { device: global.device, precision, ..Default::default() };
+    let device = match &global.device {
+        Pick::Number(number) => *number,
+        Pick::Name(name) => cuda_device(name)?,
+    };
+    let options = vaecf_cuda::Options { device, precision, ..Default::default() };
     Ok(Box::new(Cuda::open(&options)?))
+}
+
+/// The number of the device that has this in its name.
+fn cuda_device(name: &str) -> Result<u32> {
+    let all = vaecf_cuda::survey().map_err(|absent| Error::new(Kind::Device, absent.to_string()))?.devices;
+    let wanted = name.to_lowercase();
+    let fitting: Vec<_> = all.iter().filter(|found| found.name.to_lowercase().contains(&wanted)).collect();
+    let why = match fitting[..] {
+        [one] => return Ok(one.device),
+        [] => "no device is called so",
+        _ => "more than one device is called so",
+    };
+    let list: Vec<_> = all.iter().map(|found| format!("{} ({})", found.device, found.name)).collect();
+    Err(Error::usage(format!("--device {name}: {why}; choose among {}", list.join(", "))))
 }
 
 /// The driver and the devices there are; nothing where there is no driver, which opening one says.
@@ -145,7 +163,10 @@ fn is_plugin(name: &str) -> bool {
 
 fn plugin(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
     let wanted = global.precision.name();
-    let request = Request { device: global.device, threads: global.threads, precision: wanted.into() };
+    let Pick::Number(device) = global.device else {
+        return Err(Error::usage(format!("--device {}: {name} takes a device by its number, from 0", global.device)));
+    };
+    let request = Request { device, threads: global.threads, precision: wanted.into() };
     let backend = plugin::load(Path::new(name), &request)?;
     let precision = backend.info().precision;
     if global.precision != Precision::Auto && precision != wanted {

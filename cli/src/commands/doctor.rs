@@ -7,7 +7,7 @@ use vaecf_core::plugin::abi::VERSION;
 use super::Context;
 use crate::{
     backend,
-    options::{Global, Precision},
+    options::{Global, Pick, Precision},
     output::{Done, Format, Table, bytes, print, print_json},
 };
 
@@ -47,7 +47,7 @@ impl Doctor {
     pub(crate) fn run(&self, context: &Context) -> Done {
         let mut memory_free = None;
         let mut find = |row: &backend::Row| {
-            let global = Global { device: 0, precision: Precision::Auto, ..context.global.clone() };
+            let global = Global { device: Pick::default(), precision: Precision::Auto, ..context.global.clone() };
             let (works, about) = match row.open(&global) {
                 Ok(backend) => {
                     let info = backend.info();

@@ -332,6 +332,7 @@ fn wrong_words_on_the_command_line() {
         (["--metric", "ndgc@100"], "ndcg@k"),
         (["--batch", "some"], "--batch"),
         (["--threads", "0"], "--threads"),
+        (["--device", " "], "a part of a device's name"),
     ] {
         let said = run(dir.path(), &[&train[..], &wrong].concat(), 2);
         assert!(said.stderr.contains(word), "{word}: {}", said.stderr);
@@ -346,6 +347,7 @@ fn wrong_words_on_the_command_line() {
         (["--backend", "wgpu"], "choose auto"),
         (["--backend", "tpu"], "the path of a shared library"),
         (["--device", "3"], "one device"),
+        (["--device", "rtx"], "one device"),
         (["--precision", "f16"], "f32"),
     ] {
         fails(dir.path(), &[&train[..], &wrong].concat(), 2, &[word]);
