@@ -175,8 +175,8 @@ struct Scratches {
     rows: Scratch,
     /// Sums of stretches.
     partial: Scratch,
-    /// Candidates of a ranking.
-    candidates: Scratch,
+    /// Rankings of parts of rows: items and scores.
+    candidates: [Scratch; 2],
 }
 
 impl Wgpu {
