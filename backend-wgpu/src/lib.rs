@@ -10,6 +10,8 @@
 mod clock;
 mod context;
 mod cut;
+#[cfg(test)]
+mod faults;
 mod kernels;
 mod memory;
 mod queue;
@@ -328,7 +330,7 @@ impl Backend for Wgpu {
             device: format!("{}, {}, {}", found.name, found.through, found.driver),
             precision: self.precision.name().into(),
             master: Master::F32,
-            memory: None,
+            memory: self.context.memory(),
             host_memory: found.host_memory,
             act_bytes: self.precision.bytes(),
             weight_bytes: if self.precision == Precision::F16 { 6 } else { 4 },
