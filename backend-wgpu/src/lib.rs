@@ -424,6 +424,10 @@ impl Backend for Wgpu {
         batch.min((self.piece / row).clamp(1, u32::MAX.into()) as u32)
     }
 
+    fn longest_list(&self) -> u64 {
+        memory::longest_list(&self.context)
+    }
+
     fn decode_loss_grad(
         &mut self,
         x: Rows,

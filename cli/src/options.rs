@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// What computes: auto (the first of these that works), cuda, cpu, or a shared library such as ./libmine.so
+    /// What computes: auto (the first of these that works), cuda, wgpu, cpu, or a shared library such as ./libmine.so
     #[arg(long, global = true, value_name = "NAME", default_value = "auto")]
     pub(crate) backend: String,
     /// Which device of the backend: a number from 0, or a part of its name, such as `rtx`

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{SMALL, VAECF, fails, file, files, no_drafts, prepared, run, train};
+use crate::common::{NO_DEVICES, SMALL, VAECF, fails, file, files, no_drafts, prepared, run, train};
 
 /// The weights and the whole state of a run.
 fn bits(dir: &Path, model: &str) -> [Vec<u8>; 2] {
@@ -24,7 +24,7 @@ fn epochs(dir: &Path, model: &str) -> Vec<u64> {
 
 fn start(dir: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(VAECF);
-    command.env("CUDA_VISIBLE_DEVICES", "").args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
+    command.envs(NO_DEVICES).args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts")
 }
 
