@@ -29,6 +29,8 @@ pub struct Found {
     pub software: bool,
     /// Whether its memory is the host's own.
     pub host_memory: bool,
+    /// Bytes of memory, where the driver tells.
+    pub memory: Option<u64>,
     /// Bytes of the largest buffer, and of what a shader may see of one.
     pub buffer: u64,
     /// See `buffer`.
@@ -53,6 +55,7 @@ impl Found {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(&info),
             host_memory: is_software(&info) || info.device_type == DeviceType::IntegratedGpu,
+            memory: memory_of(adapter),
             name: info.name,
             buffer: limits.max_buffer_size,
             binding: limits.max_storage_buffer_binding_size,
@@ -71,6 +74,29 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} ({}, {})", self.number, self.name, self.through, self.driver)
     }
+}
+
+/// Bytes of an adapter's own memory. The library does not tell, but Vulkan does.
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+fn memory_of(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: nothing is changed or given back that belongs to the library.
+    let heaps = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = &heaps.memory_heaps[..heaps.memory_heap_count as usize];
+    let own = heaps.iter().filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
+    own.map(|heap| heap.size).reduce(|all, heap| all + heap)
+}
+
+/// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+const DEVICE_LOCAL: u32 = 1;
+
+#[cfg(any(target_vendor = "apple", target_arch = "wasm32"))]
+fn memory_of(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 fn is_software(info: &wgpu::AdapterInfo) -> bool {
@@ -141,6 +167,8 @@ async fn choose(choice: &Choice) -> vaecf_core::Result<(wgpu::Adapter, Found)> {
     };
     all.into_iter().zip(found).nth(index).ok_or_else(|| Error::failure("an adapter went away"))
 }
+
+type Polled = std::result::Result<wgpu::PollStatus, wgpu::PollError>;
 
 /// What has gone wrong where nobody was asking.
 #[derive(Debug, Default)]
@@ -275,14 +303,24 @@ impl Context {
         self.now(size, || self.device.create_buffer(&descriptor))
     }
 
+    /// Bytes that can still be allocated, as far as it is known what others have.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let taken = self.device.generate_allocator_report()?.total_reserved_bytes;
+        Some(self.found.memory?.saturating_sub(taken))
+    }
+
     /// Waits until all that was submitted is done.
     pub(crate) fn wait(&self) -> Result {
-        // Some errors of a device are panics there.
-        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::wait_indefinitely())));
+        self.waited(|| self.device.poll(wgpu::PollType::wait_indefinitely()))
+    }
+
+    /// What comes of waiting. Some errors of a device are panics there.
+    pub(crate) fn waited(&self, poll: impl FnOnce() -> Polled) -> Result {
+        let polled = catch_unwind(AssertUnwindSafe(poll));
         self.check()?;
         match polled {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Fault::Other(format!("{}: {error}", self.found.name))),
+            Ok(Err(error)) => Err(Fault::Other(format!("{} does not answer: {error}", self.found.name))),
             Err(_) => Err(Fault::Lost(format!("{}: waiting for it failed", self.found.name))),
         }
     }
@@ -296,5 +334,23 @@ fn fault_of(error: wgpu::Error, device: &str, wanted: u64) -> Fault {
             let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
             Fault::Other(format!("{device} refused it: {description}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(message: &str) -> wgpu::Error {
+        let source = Box::new(std::io::Error::other("below"));
+        wgpu::Error::Validation { source, description: message.to_owned() }
+    }
+
+    #[test]
+    fn errors_of_the_library_are_faults_in_one_line() {
+        let out = wgpu::Error::OutOfMemory { source: Box::new(std::io::Error::other("below")) };
+        assert_eq!(fault_of(out, "a device", 7), Fault::OutOfMemory { device: "a device".into(), wanted: 7 });
+        let Fault::Other(why) = fault_of(error("one\n   two"), "a device", 0) else { panic!("another fault") };
+        assert_eq!(why, "a device refused it: one two");
     }
 }

@@ -48,3 +48,44 @@ pub(crate) fn stretches(cuts: &BTreeSet<u32>) -> Vec<Range<u32>> {
     let ends = cuts.iter().skip(1);
     cuts.iter().zip(ends).map(|(&from, &to)| from..to).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vaecf_core::backend::Buf;
+
+    use super::*;
+
+    proptest! {
+        /// Each cell lies in one piece, and together they are the matrix; what lies in one piece is not cut.
+        #[test]
+        fn cells_lie_in_one_piece_each(
+            piece in 1_u64..40,
+            offset in 0_u64..200,
+            rows in 0_u32..12,
+            cols in 0_u32..50,
+            beyond in 0_u32..9,
+        ) {
+            let stride = (cols + beyond).max(1);
+            let mat = Mat { buf: Buf(1), rows, cols, stride, offset };
+            let cuts = Cuts::new(mat, piece);
+            let place = |row: u32, col: u32| (offset + u64::from(row) * u64::from(stride) + u64::from(col)) / piece;
+            let mut cells = 0_u64;
+            for part in stretches(&cuts.rows) {
+                for side in stretches(&cuts.cols) {
+                    let piece = place(part.start, side.start);
+                    prop_assert_eq!(piece, place(part.end - 1, side.end - 1));
+                    for row in part.clone() {
+                        prop_assert_eq!(place(row, side.start), piece);
+                        prop_assert_eq!(place(row, side.end - 1), piece);
+                    }
+                    cells += u64::from(part.end - part.start) * u64::from(side.end - side.start);
+                }
+            }
+            prop_assert_eq!(cells, u64::from(rows) * u64::from(cols));
+            if rows > 0 && cols > 0 && place(0, 0) == place(rows - 1, cols - 1) {
+                prop_assert_eq!((cuts.rows.len(), cuts.cols.len()), (2, 2));
+            }
+        }
+    }
+}

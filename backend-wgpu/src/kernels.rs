@@ -69,21 +69,44 @@ fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
     wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }
 
-/// Whether each buffer at group 1 is written, in the order of their bindings.
-fn bindings(text: &str) -> Vec<bool> {
-    let mut found = Vec::new();
-    for part in text.split("@group(1) @binding(").skip(1) {
-        let Some((number, rest)) = part.split_once(')') else { continue };
-        if let Ok(number) = number.parse::<usize>() {
-            found.push((number, rest.trim_start().starts_with("var<storage, read_write>")));
+/// What the host has to know of a text.
+#[derive(Debug, PartialEq)]
+struct Outline {
+    /// Whether each buffer at group 1 is written, in the order of their bindings.
+    writes: Vec<bool>,
+    /// Bytes that the threads of a workgroup share.
+    shared: u32,
+}
+
+fn outline(text: &str) -> std::result::Result<Outline, String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|error| error.emit_to_string(text))?;
+    let (mut writes, mut shared) = (Vec::new(), 0);
+    for (_, global) in module.global_variables.iter() {
+        match (global.space, &global.binding) {
+            (naga::AddressSpace::Storage { access }, Some(place)) => {
+                writes.push((place.binding, access.contains(naga::StorageAccess::STORE)));
+            }
+            (naga::AddressSpace::WorkGroup, _) => {
+                shared += module.types[global.ty].inner.size(module.to_ctx()).next_multiple_of(16);
+            }
+            _ => {}
         }
     }
-    found.sort_unstable();
-    found.into_iter().map(|(_, writes)| writes).collect()
+    writes.sort_unstable();
+    Ok(Outline { writes: writes.into_iter().map(|(_, writes)| writes).collect(), shared })
 }
 
 fn compile(context: &Context, params: &wgpu::BindGroupLayout, id: usize, name: &str, text: &str) -> Result<Kernel> {
-    let writes = bindings(text);
+    let refuse = |why: &str| {
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        Fault::Other(format!("the shader {name} does not compile: {why}"))
+    };
+    let Outline { writes, shared } = outline(text).map_err(|why| refuse(&why))?;
+    // Neither the library nor every driver holds a kernel to this limit.
+    let room = context.limits.max_compute_workgroup_storage_size;
+    if shared > room {
+        return Err(refuse(&format!("its workgroups share {shared} bytes, and {} has {room}", context.found.name)));
+    }
     let device = &context.device;
     let entries: Vec<_> = (0..)
         .zip(&writes)
@@ -120,8 +143,26 @@ fn compile(context: &Context, params: &wgpu::BindGroupLayout, id: usize, name: &
         (pipeline, layout)
     };
     let (pipeline, layout) = context.now(0, make).map_err(|fault| match fault {
-        Fault::Other(why) => Fault::Other(format!("the shader {name} does not compile: {why}")),
+        Fault::Other(why) => refuse(&why),
         other => other,
     })?;
     Ok(Kernel { id, pipeline, layout, writes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outline_tells_what_is_written_and_shared() {
+        let text = "
+            @group(0) @binding(0) var<uniform> p: u32;
+            @group(1) @binding(1) var<storage, read_write> b: array<u32>;
+            @group(1) @binding(0) var<storage, read> a: array<vec4<f32>>;
+            var<workgroup> some: array<vec2<u32>, 5>;
+            var<workgroup> count: atomic<u32>;
+            @compute @workgroup_size(1) fn main() { b[0] = p + u32(a[0].x) + some[0].x + atomicLoad(&count); }";
+        assert_eq!(outline(text), Ok(Outline { writes: vec![false, true], shared: 48 + 16 }));
+        assert!(outline("fn main( {").is_err_and(|why| why.contains("main(")));
+    }
 }

@@ -10,6 +10,8 @@
 mod clock;
 mod context;
 mod cut;
+#[cfg(test)]
+mod faults;
 mod kernels;
 mod memory;
 mod queue;
@@ -173,8 +175,8 @@ struct Scratches {
     rows: Scratch,
     /// Sums of stretches.
     partial: Scratch,
-    /// Candidates of a ranking.
-    candidates: Scratch,
+    /// Rankings of parts of rows: items and scores.
+    candidates: [Scratch; 2],
 }
 
 impl Wgpu {
@@ -328,7 +330,7 @@ impl Backend for Wgpu {
             device: format!("{}, {}, {}", found.name, found.through, found.driver),
             precision: self.precision.name().into(),
             master: Master::F32,
-            memory: None,
+            memory: self.context.memory(),
             host_memory: found.host_memory,
             act_bytes: self.precision.bytes(),
             weight_bytes: if self.precision == Precision::F16 { 6 } else { 4 },
@@ -420,6 +422,10 @@ impl Backend for Wgpu {
     fn logits_rows(&self, batch: u32, items: u32) -> u32 {
         let row = u64::from(items.next_multiple_of(ALIGN)).max(1);
         batch.min((self.piece / row).clamp(1, u32::MAX.into()) as u32)
+    }
+
+    fn longest_list(&self) -> u64 {
+        memory::longest_list(&self.context)
     }
 
     fn decode_loss_grad(

@@ -169,6 +169,12 @@ impl Table {
                 context.found.name
             )));
         }
+        let bytes = kind.bytes() + if role == Role::Weight && precision == Precision::F16 { 2 } else { 0 };
+        let wanted = len.saturating_mul(bytes);
+        // Some drivers promise any amount. To ask takes time.
+        if wanted > 1 << 20 && context.memory().is_some_and(|memory| wanted > memory) {
+            return Err(Fault::OutOfMemory { device: context.found.name.clone(), wanted });
+        }
         let handle = self.last.checked_add(1).ok_or_else(|| Fault::Other("out of buffer handles".into()))?;
         let each = if is_list { len.max(1) } else { piece };
         let zeroed = |bytes: u64| -> Result<Vec<wgpu::Buffer>> {

@@ -68,7 +68,8 @@ fn params_group(context: &Context, kernels: &Kernels, buffer: &wgpu::Buffer) -> 
 }
 
 fn params_buffer(context: &Context, bytes: u64) -> Result<wgpu::Buffer> {
-    context.buffer_for(bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+    // One is bound even where there are none.
+    context.buffer_for(bytes.max(PARAMS), wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
 }
 
 impl Queue {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use vaecf_core::{
-    Result,
+    Error, Result,
     backend::Graph,
     config::{ModelConfig, TrainConfig},
     device::{Device, DeviceMatrix, UserList},
@@ -56,7 +56,7 @@ impl Bench {
     /// A fresh model on a device.
     ///
     /// # Errors
-    /// What the device reports.
+    /// What the device reports, or that its lists are too short.
     pub fn new(device: &Device, matrix: &Matrix, config: &ModelConfig, batch: u32, k: u32) -> Result<Self> {
         let train = TrainConfig { batch, ..TrainConfig::paper() };
         let model = Model::random(device, config, matrix.items(), train.seed)?;
@@ -65,6 +65,12 @@ impl Bench {
         order.write(0, &random::permutation(train.seed, stream::ORDER, 0, matrix.users()))?;
         let space = Workspace::new(&model, batch, 0)?;
         let ranking = [Workspace::new(&model, batch, k)?, Workspace::new(&model, batch, k)?];
+        if ranking[0].batch() < batch {
+            return Err(Error::usage(format!(
+                "{k} items for each of {batch} users are more than one list on {} holds: use a smaller batch or k",
+                device.info().device
+            )));
+        }
         let run = RunState::new(&model, &space, matrix.users())?;
         Ok(Self { model, data, order, space, ranking, run, config: train, batch, k, update: 0, graph: None })
     }

@@ -1,7 +1,8 @@
 //! From a backend's name to a device.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use etcetera::BaseStrategy;
 use vaecf_core::{
     Error, Kind, Result,
     backend::Backend,
@@ -10,38 +11,29 @@ use vaecf_core::{
 };
 use vaecf_cpu::Cpu;
 use vaecf_cuda::Cuda;
+use vaecf_wgpu::{Choice, Found, Wgpu};
 
 use crate::{
-    options::{Global, Precision},
+    options::{Global, Pick, Precision},
     output::{Ui, bytes},
 };
-
-type Open = fn(&Global) -> Result<Box<dyn Backend>>;
 
 /// A backend that people may ask for by name.
 pub(crate) struct Row {
     /// What is typed.
     pub(crate) name: &'static str,
-    /// Opens the device that was asked for; none where this build does not have it.
-    open: Option<Open>,
+    /// Opens the device that was asked for, whatever backend was.
+    pub(crate) open: fn(&Global, &Ui) -> Result<Box<dyn Backend>>,
     /// What `vaecf doctor` says of it beside the device, by name.
     pub(crate) details: fn() -> Vec<(String, String)>,
 }
 
 /// All of them, in the order in which `auto` tries them.
 pub(crate) const ALL: [Row; 3] = [
-    Row { name: "cuda", open: Some(cuda), details: cuda_details },
-    Row { name: "wgpu", open: None, details: Vec::new },
-    Row { name: "cpu", open: Some(cpu), details: Vec::new },
+    Row { name: "cuda", open: cuda, details: cuda_details },
+    Row { name: "wgpu", open: wgpu, details: wgpu_details },
+    Row { name: "cpu", open: cpu, details: Vec::new },
 ];
-
-impl Row {
-    /// Opens the device that was asked for, whatever backend was.
-    pub(crate) fn open(&self, global: &Global) -> Result<Box<dyn Backend>> {
-        let open = self.open.ok_or_else(|| Error::usage(format!("this build has no {} backend", self.name)))?;
-        open(global)
-    }
-}
 
 /// Opens the device that was asked for.
 pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
@@ -51,9 +43,9 @@ pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
 /// Makes the backend that was asked for, and says which one where the choice was left open.
 pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     let (backend, passed_over) = match global.backend.as_str() {
-        "auto" => first_that_opens(global)?,
+        "auto" => first_that_opens(global, ui)?,
         name if is_plugin(name) => (plugin(name, global)?, Vec::new()),
-        name => (named(name, global)?, Vec::new()),
+        name => (named(name, global, ui)?, Vec::new()),
     };
     let info = backend.info();
     let found = format!("backend: {} ({}, {})", info.name, info.device, info.precision);
@@ -66,10 +58,10 @@ pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
 }
 
 /// The first backend that opens, and why those before it do not.
-fn first_that_opens(global: &Global) -> Result<(Box<dyn Backend>, Vec<String>)> {
+fn first_that_opens(global: &Global, ui: &Ui) -> Result<(Box<dyn Backend>, Vec<String>)> {
     let (mut passed_over, mut kind) = (Vec::new(), Kind::Usage);
     for row in &ALL {
-        match row.open(global) {
+        match (row.open)(global, ui) {
             Ok(backend) => return Ok((backend, passed_over)),
             Err(why) => {
                 kind = why.kind();
@@ -80,21 +72,20 @@ fn first_that_opens(global: &Global) -> Result<(Box<dyn Backend>, Vec<String>)> 
     Err(Error::new(kind, format!("no backend does what is asked: {}", passed_over.join("; "))))
 }
 
-fn named(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
-    let here: Vec<_> = ALL.iter().filter(|row| row.open.is_some()).map(|row| row.name).collect();
-    let refuse = |why: &str| {
-        let choices = here.join(", ");
-        Err(Error::usage(format!("--backend {name}: {why}; choose auto, {choices}, or the path of a shared library")))
-    };
+fn named(name: &str, global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     match ALL.iter().find(|row| row.name == name) {
-        Some(row) if row.open.is_some() => row.open(global),
-        Some(_) => refuse("this build does not have it"),
-        None => refuse("there is no such backend"),
+        Some(row) => (row.open)(global, ui),
+        None => {
+            let choices = ALL.map(|row| row.name).join(", ");
+            Err(Error::usage(format!(
+                "--backend {name}: there is no such backend; choose auto, {choices}, or the path of a shared library"
+            )))
+        }
     }
 }
 
-fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
-    if global.device > 0 {
+fn cpu(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
+    if global.device != Pick::Number(0) {
         return Err(Error::usage(format!("--device {}: the cpu backend has one device, 0", global.device)));
     }
     Ok(match global.precision {
@@ -108,7 +99,7 @@ fn cpu(global: &Global) -> Result<Box<dyn Backend>> {
     })
 }
 
-fn cuda(global: &Global) -> Result<Box<dyn Backend>> {
+fn cuda(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
     let precision = match global.precision {
         Precision::Auto | Precision::F16 => vaecf_cuda::Precision::F16,
         Precision::F32 => vaecf_cuda::Precision::F32,
@@ -120,8 +111,26 @@ fn cuda(global: &Global) -> Result<Box<dyn Backend>> {
             ));
         }
     };
-    let options = vaecf_cuda::Options { device: global.device, precision, ..Default::default() };
+    let device = match &global.device {
+        Pick::Number(number) => *number,
+        Pick::Name(name) => cuda_device(name)?,
+    };
+    let options = vaecf_cuda::Options { device, precision, ..Default::default() };
     Ok(Box::new(Cuda::open(&options)?))
+}
+
+/// The number of the device that has this in its name.
+fn cuda_device(name: &str) -> Result<u32> {
+    let all = vaecf_cuda::survey().map_err(|absent| Error::new(Kind::Device, absent.to_string()))?.devices;
+    let wanted = name.to_lowercase();
+    let fitting: Vec<_> = all.iter().filter(|found| found.name.to_lowercase().contains(&wanted)).collect();
+    let why = match fitting[..] {
+        [one] => return Ok(one.device),
+        [] => "no device is called so",
+        _ => "more than one device is called so",
+    };
+    let list: Vec<_> = all.iter().map(|found| format!("{} ({})", found.device, found.name)).collect();
+    Err(Error::usage(format!("--device {name}: {why}; choose among {}", list.join(", "))))
 }
 
 /// The driver and the devices there are; nothing where there is no driver, which opening one says.
@@ -138,6 +147,66 @@ fn cuda_details() -> Vec<(String, String)> {
     details
 }
 
+fn wgpu(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
+    let precision = match global.precision {
+        Precision::Auto | Precision::F32 => vaecf_wgpu::Precision::F32,
+        Precision::F16 => vaecf_wgpu::Precision::F16,
+        Precision::Tf32 | Precision::Bf16 | Precision::F64 => {
+            return Err(Error::usage("the wgpu backend computes in f32 or f16; choose one of these with --precision"));
+        }
+    };
+    let adapter = match &global.device {
+        Pick::Number(0) => Choice::Any,
+        Pick::Number(number) => Choice::Number(*number),
+        Pick::Name(name) => Choice::Name(name.clone()),
+    };
+    let options = vaecf_wgpu::Options { adapter, precision, tuning: wgpu_tuning(), ..Default::default() };
+    let backend = Wgpu::open(&options)?;
+    let found = backend.adapter();
+    if found.software {
+        let only = if options.adapter == Choice::Any { "no graphics device was found, and " } else { "" };
+        let what = format!("{only}{} computes in software: the cpu backend is faster", found.name);
+        if global.backend == "auto" && !matches!(options.adapter, Choice::Name(_)) {
+            return Err(Error::new(Kind::Device, format!("{what}; --backend wgpu takes it all the same")));
+        }
+        ui.note(what);
+    }
+    Ok(Box::new(backend))
+}
+
+/// Where it is kept which kernels are the fastest on a device: among the user's caches.
+fn wgpu_tuning() -> Option<PathBuf> {
+    let folders = etcetera::choose_base_strategy().ok()?;
+    Some(folders.cache_dir().join("vaecf").join("wgpu.json"))
+}
+
+/// The adapters, which may be none: opening one says so.
+fn wgpu_details() -> Vec<(String, String)> {
+    let about = |found: Found| {
+        let mut about = format!("{}, {}, {}", found.name, found.through, found.driver);
+        if found.software {
+            about += ", in software";
+        }
+        about += &format!(
+            "; buffers of {}, {} of one in a shader, {} in a workgroup",
+            bytes(found.buffer),
+            bytes(found.binding),
+            bytes(found.workgroup_memory.into())
+        );
+        let features = [("f16", found.shader_f16), ("timestamps", found.timestamps)];
+        let mut features: Vec<_> =
+            features.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect();
+        if !found.cooperative_matrices.is_empty() {
+            features.push(format!("cooperative matrices ({})", found.cooperative_matrices.join(", ")));
+        }
+        if !features.is_empty() {
+            about += &format!("; {}", features.join(", "));
+        }
+        (format!("device {}", found.number), about)
+    };
+    vaecf_wgpu::survey().into_iter().map(about).collect()
+}
+
 /// Whether a backend's name is the path of a shared library.
 fn is_plugin(name: &str) -> bool {
     name.contains(['/', '\\']) || [".so", ".dylib", ".dll"].iter().any(|end| name.ends_with(end))
@@ -145,7 +214,10 @@ fn is_plugin(name: &str) -> bool {
 
 fn plugin(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
     let wanted = global.precision.name();
-    let request = Request { device: global.device, threads: global.threads, precision: wanted.into() };
+    let Pick::Number(device) = global.device else {
+        return Err(Error::usage(format!("--device {}: {name} takes a device by its number, from 0", global.device)));
+    };
+    let request = Request { device, threads: global.threads, precision: wanted.into() };
     let backend = plugin::load(Path::new(name), &request)?;
     let precision = backend.info().precision;
     if global.precision != Precision::Auto && precision != wanted {

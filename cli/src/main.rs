@@ -19,9 +19,19 @@ use output::{Stop, Ui};
 use vaecf_core::{Error, Kind};
 
 fn main() -> ExitCode {
+    leave_the_display_alone();
     output::report_panics();
     let code = std::panic::catch_unwind(|| run(std::env::args_os().collect())).unwrap_or(1);
     ExitCode::from(code)
+}
+
+/// Where nobody is at a display, Mesa's Vulkan layer that looks for the one in use says on standard error that there is
+/// none. It is for programs that show something.
+fn leave_the_display_alone() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: this is the only thread yet, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
 }
 
 /// Runs one command; the exit code is what is left of it.

@@ -1,6 +1,6 @@
 //! What can be typed before any command is chosen.
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
+use std::{ffi::OsString, fmt, io::IsTerminal, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, ColorChoice, Parser, ValueEnum};
 use vaecf_core::ratings::{Format as Form, ReadOptions};
@@ -37,12 +37,12 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// What computes: auto (the first of these that works), cuda, cpu, or a shared library such as ./libmine.so
+    /// What computes: auto (the first of these that works), cuda, wgpu, cpu, or a shared library such as ./libmine.so
     #[arg(long, global = true, value_name = "NAME", default_value = "auto")]
     pub(crate) backend: String,
-    /// Which device of the backend, from 0
-    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
-    pub(crate) device: u32,
+    /// Which device of the backend: a number from 0, or a part of its name, such as `rtx`
+    #[arg(long, global = true, value_name = "N|NAME", default_value_t)]
+    pub(crate) device: Pick,
     /// Working precision; f64 is the reference, tf32 is f32 with products of operands rounded to 11 bits
     #[arg(long, global = true, value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
@@ -64,6 +64,43 @@ pub(crate) struct Global {
     /// Read options from a TOML file (`batch = 500`); the command line wins
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Which device of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// By its number, from 0.
+    Number(u32),
+    /// By a part of its name, in capitals or not.
+    Name(String),
+}
+
+impl Default for Pick {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+impl FromStr for Pick {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.is_empty() => Err("a number, or a part of a device's name".into()),
+            Err(_) => Ok(Self::Name(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 fn threads(text: &str) -> Result<usize, String> {

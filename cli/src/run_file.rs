@@ -113,10 +113,11 @@ pub(crate) fn settings(command: &Command, matches: &ArgMatches) -> Settings {
     Settings(table)
 }
 
-/// A word as TOML would have it, without quotes where it is a number.
+/// A word as TOML would have it, without quotes where it is a number that is written so: `1e3` may be a part of a name.
 fn typed(word: &str) -> Value {
     let number = || word.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float);
-    word.parse().map(Value::Integer).ok().or_else(number).unwrap_or_else(|| Value::String(word.to_owned()))
+    let value = word.parse().map(Value::Integer).ok().or_else(number);
+    value.filter(|value| value.to_string() == word).unwrap_or_else(|| Value::String(word.to_owned()))
 }
 
 impl Settings {

@@ -462,6 +462,12 @@ pub trait Backend: Send {
         0
     }
 
+    /// Elements that one buffer of role [`Role::Index`] or [`Role::Value`] holds at the most, on devices that take a
+    /// list only as a whole; a longer one is never asked for. It is part of no plugin's table: those hold any.
+    fn longest_list(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Output layer, likelihood and their gradients: `loss`, `dw[H, I]`, `db[1, I]`, and
     /// `dg[B, H]`, the gradient before `decode.curve`.
     fn decode_loss_grad(

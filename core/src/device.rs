@@ -12,7 +12,7 @@ use crate::{
         Backend, Buf, Curve, Decode, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Role, Rows, ScaleState,
         StepParams,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     matrix::Matrix,
 };
 
@@ -240,9 +240,13 @@ impl Device {
     /// `len` zeroed elements.
     ///
     /// # Errors
-    /// Where the memory is not there.
+    /// Where the memory is not there, or a list is longer than [`Device::longest_list`].
     pub fn alloc(&self, role: Role, len: u64) -> Result<Buffer> {
         let mut state = self.lock();
+        let longest = state.backend.longest_list();
+        if matches!(role, Role::Index | Role::Value) && len > longest {
+            return Err(self.too_long(&format!("{len} numbers"), longest));
+        }
         let buf = state.backend.alloc(role, len)?;
         state.live.insert(buf, Known { role, len, first: 0 });
         Ok(Buffer { device: self.clone(), buf, len })
@@ -293,6 +297,10 @@ impl Device {
 
     /// Room for `events` of the events of a matrix, and no events yet.
     pub(crate) fn matrix_room(&self, matrix: &Matrix, events: u64) -> Result<DeviceMatrix> {
+        let longest = self.longest_list();
+        if events > longest {
+            return Err(self.too_long(&format!("a matrix of {events} events"), longest));
+        }
         Ok(DeviceMatrix {
             indptr: self.alloc(Role::Index, u64::from(matrix.users()) + 1)?,
             indices: self.alloc(Role::Index, events)?,
@@ -326,6 +334,21 @@ impl Device {
     /// Bytes that operations on a batch take beside the buffers they are given.
     pub fn scratch(&self, batch: u32, items: u32, units: u32) -> u64 {
         self.lock().backend.scratch(batch, items, units)
+    }
+
+    /// Elements that one list on the device holds at the most: row starts, events, users, losses, rankings.
+    pub fn longest_list(&self) -> u64 {
+        self.lock().backend.longest_list()
+    }
+
+    fn too_long(&self, what: &str, longest: u64) -> Error {
+        Error::new(
+            Kind::Device,
+            format!(
+                "{what} in one list, and {} holds {longest} in one: take fewer users at once, or another backend",
+                self.info.device
+            ),
+        )
     }
 
     /// The calls for one batch, checked and issued. Holds the device until it is dropped.

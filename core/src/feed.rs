@@ -16,7 +16,8 @@ use crate::{
 /// Where the training data lie during a run. Any of these gives the same bits, so a run may go on under another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// On the device as a whole where they fit, or where its memory is the host's own; else in chunks.
+    /// On the device as a whole where they fit, or where its memory is the host's own; else in chunks, as they are
+    /// where a list on the device cannot hold all events.
     #[default]
     Auto,
     /// On the device as a whole.
@@ -59,11 +60,12 @@ impl Size {
     }
 }
 
-/// Bytes of the training data on the device, and whether they are streamed. `left` is what all else leaves of the
-/// device's memory, where that is known.
+/// Bytes of the training data on the device, and whether they are streamed. `longest` is [`Device::longest_list`];
+/// `left` is what all else leaves of the device's memory, where that is known.
 pub(crate) fn place(
     placement: Placement,
     info: &Info,
+    longest: u64,
     train: &Matrix,
     batch: u32,
     left: Option<u64>,
@@ -74,15 +76,30 @@ pub(crate) fn place(
     let left = left.map(|left| if info.host_memory { left } else { left - left / 8 });
     let fits = || train.events() <= u32::MAX.into() && left.is_none_or(|left| whole <= left);
     let most = most_events(train, batch);
+    if most > longest {
+        return Err(Error::usage(format!(
+            "the {batch} users with the most events have {most}, and one list on {} holds {longest}; use a smaller batch",
+            info.device
+        )));
+    }
     let least = 2 * size.bytes(most);
+    let listed = train.events() <= longest;
     let both = match placement {
-        Placement::Resident => return Ok((whole, false)),
-        Placement::Auto if info.host_memory || fits() || whole <= least => return Ok((whole, false)),
+        Placement::Resident if listed => return Ok((whole, false)),
+        Placement::Resident => {
+            return Err(Error::usage(format!(
+                "the training data have {} events, and one list on {} holds {longest}: they cannot lie there as a whole; \
+                 let them pass through it in chunks (--data-memory auto)",
+                train.events(),
+                info.device
+            )));
+        }
+        Placement::Auto if listed && (info.host_memory || fits() || whole <= least) => return Ok((whole, false)),
         Placement::Streamed { bytes } => bytes,
         // Row starts are to be the smaller part of a chunk.
         Placement::Auto => left.unwrap_or(u64::MAX).min(ENOUGH.max(8 * size.starts)).max(least),
     };
-    let room = size.events(both);
+    let room = size.events(both).min(longest);
     if room < most {
         return Err(Error::usage(format!(
             "the data cannot pass through {both} bytes of the device: the {batch} users with the most events have {most}, \

@@ -8,7 +8,7 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows scratch decode_loss_grad recommend
+        logits_rows scratch longest_list decode_loss_grad recommend
         capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }
@@ -90,6 +90,11 @@ macro_rules! forward_backend {
             $inner.scratch(batch, items, units)
         }
     };
+    (@ longest_list $self:ident $inner:expr) => {
+        fn longest_list(&$self) -> u64 {
+            $inner.longest_list()
+        }
+    };
     (@ sync $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; sync() -> ()); };
     (@ encode_sparse $s:ident $i:expr) => {
         $crate::forward_backend!(@@ $s $i; encode_sparse(x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> ());
@@ -152,7 +157,7 @@ impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows scratch decode_loss_grad recommend
+        logits_rows scratch longest_list decode_loss_grad recommend
         capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
     }
 }

@@ -320,12 +320,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Room for batches up to `batch` users and rankings up to `k` items (none where `k` is 0).
+    /// Room for batches up to `batch` users and rankings up to `k` items (none where `k` is 0); for fewer users where
+    /// their rankings would be longer than a list on the device can be.
     ///
     /// # Errors
     /// Where the memory is not there.
     pub fn new(model: &Model, batch: u32, k: u32) -> Result<Self> {
         let device = &model.device;
+        let listed = device.longest_list() / u64::from(k.max(1));
+        let batch = batch.min(u32::try_from(listed).unwrap_or(u32::MAX).max(1));
         let rows = |layers: &[Layer]| -> Result<Vec<_>> {
             layers.iter().map(|l| device.activations(batch, l.weight.cols)).collect()
         };

@@ -85,11 +85,26 @@ impl<'a> Recommender<'a> {
     /// Where the histories are over other items, or what the device reports.
     pub fn recommend(&self, histories: &Matrix) -> Result<Vec<Recommendation>> {
         let mut all = Vec::with_capacity(histories.users() as usize);
-        let rows: Vec<u32> = (0..histories.users()).collect();
-        for rows in rows.chunks(self.space.batch() as usize) {
-            self.batch(&histories.select(rows), &mut all)?;
+        let mut first = 0;
+        while first < histories.users() {
+            let end = self.end(histories, first);
+            self.batch(&histories.select(&(first..end).collect::<Vec<_>>()), &mut all)?;
+            first = end;
         }
         Ok(all)
+    }
+
+    /// Where the batch ends that begins at a row: what is left out of its rankings is one list on the device, too.
+    fn end(&self, histories: &Matrix, first: u32) -> u32 {
+        let mut room = self.model.device().longest_list();
+        let full = histories.users().min(first.saturating_add(self.space.batch()));
+        let fits = |&row: &u32| {
+            let hidden = histories.row(row).len() as u64 + self.catalogue.denied.len() as u64;
+            room.checked_sub(hidden).map(|left| room = left).is_some()
+        };
+        let rows = (first..full).take_while(fits).count() as u32;
+        // A row that is too long by itself is refused by the device.
+        first + rows.max(1)
     }
 
     fn batch(&self, histories: &Matrix, out: &mut Vec<Recommendation>) -> Result<()> {

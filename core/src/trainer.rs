@@ -60,7 +60,8 @@ impl Plan {
     /// The plan of training on a data set.
     ///
     /// # Errors
-    /// Where the configuration cannot be a model, or the data are to be streamed through less than two batches take.
+    /// Where the configuration cannot be a model, the data are to be streamed through less than two batches take, or
+    /// the device's lists are too short for what is asked.
     pub fn new(
         device: &Device,
         config: &ModelConfig,
@@ -107,7 +108,7 @@ impl Plan {
             available,
         };
         let left = available.map(|available| available.saturating_sub(plan.total()));
-        let (bytes, streamed) = feed::place(placement, info, &data.train, batch, left)?;
+        let (bytes, streamed) = feed::place(placement, info, device.longest_list(), &data.train, batch, left)?;
         plan.data += bytes;
         plan.streamed = streamed.then_some(bytes);
         Ok(plan)
@@ -313,7 +314,7 @@ impl Trainer {
     /// The same, with the training data where the caller wants them.
     ///
     /// # Errors
-    /// Also where the data are to be streamed through less than two batches take.
+    /// Also where the data cannot lie there.
     pub fn placed(
         device: &Device,
         model_config: &ModelConfig,
@@ -332,11 +333,10 @@ impl Trainer {
         {
             return Err(Error::data("logistic-vae needs weights between 0 and 1; this data set has larger ones"));
         }
-        if users > u32::MAX / 2 {
-            return Err(Error::data(format!(
-                "{users} users are more than can be trained on: the limit is {}",
-                u32::MAX / 2
-            )));
+        // Two epochs' orders and losses are lists on the device.
+        let most = device.longest_list().min(u32::MAX.into()) / 2;
+        if u64::from(users) > most {
+            return Err(Error::data(format!("{users} users are more than can be trained on: the limit is {most}")));
         }
         let plan = Plan::new(device, model_config, config, data, placement)?;
         plan.check()?;

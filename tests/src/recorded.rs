@@ -57,7 +57,7 @@ impl<B: Backend> Recorded<B> {
 
 #[rustfmt::skip]
 impl<B: Backend + 'static> Backend for Recorded<B> {
-    forward_backend! { self, self.inner; logits_rows }
+    forward_backend! { self, self.inner; logits_rows longest_list }
     fn info(&self) -> Info { Info { capture: true, ..self.inner.info() } }
     fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> { self.outside()?.alloc(role, len) }
     fn free(&mut self, buf: Buf) { self.inner.free(buf); }

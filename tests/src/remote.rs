@@ -96,6 +96,7 @@ impl Backend for Remote {
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, d: u64, s: Buf, sc: Buf) -> Result { self.ask(move |q| q.adam(w, dw, m, v, len, d, s, sc))? }
     fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, i: Buf, v: Buf) -> Result { self.ask(move |q| q.top_k(scores, seen, k, i, v))? }
     fn logits_rows(&self, batch: u32, items: u32) -> u32 { self.ask(move |q| q.logits_rows(batch, items)).unwrap_or(batch) }
+    fn longest_list(&self) -> u64 { self.ask(|q| q.longest_list()).unwrap_or(u64::MAX) }
     fn decode_loss_grad(&mut self, x: Rows, d: Decode, k: Likelihood, s: Buf, sc: Buf, loss: Mat, dw: Mat, db: Mat, dg: Mat) -> Result { self.ask(move |q| q.decode_loss_grad(x, d, k, s, sc, loss, dw, db, dg))? }
     fn recommend(&mut self, d: Decode, seen: Rows, k: u32, i: Buf, v: Buf) -> Result { self.ask(move |q| q.recommend(d, seen, k, i, v))? }
     fn capture_begin(&mut self) -> Result { self.ask(|q| q.capture_begin())? }

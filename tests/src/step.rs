@@ -374,6 +374,6 @@ impl Backend for Eager<'_> {
         alloc free upload download sync
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        logits_rows decode_loss_grad recommend
+        logits_rows longest_list decode_loss_grad recommend
     }
 }

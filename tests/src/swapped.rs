@@ -37,7 +37,7 @@ impl Swapped<'_> {
 
 #[rustfmt::skip]
 impl Backend for Swapped<'_> {
-    forward_backend! { self, self.inner; info alloc free upload download sync logits_rows }
+    forward_backend! { self, self.inner; info alloc free upload download sync logits_rows longest_list }
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, c: Curve, n: Noise, s: Buf, y: Mat) -> Result { let (x, w, b, s, y) = (self.rows(x), self.mat(w), self.mat(b), self.buf(s), self.mat(y)); self.inner.encode_sparse(x, w, b, c, n, s, y) }
     fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, n: Noise, s: Buf, dw: Mat, db: Mat) -> Result { let (x, dy, s, dw, db) = (self.rows(x), self.mat(dy), self.buf(s), self.mat(dw), self.mat(db)); self.inner.encode_sparse_grad(x, dy, n, s, dw, db) }
     fn linear(&mut self, x: Mat, w: Mat, b: Mat, c: Curve, y: Mat) -> Result { let (x, w, b, y) = (self.mat(x), self.mat(w), self.mat(b), self.mat(y)); self.inner.linear(x, w, b, c, y) }

@@ -15,7 +15,7 @@ use vaecf_core::plugin::{Request, load};
 use vaecf_cpu::Cpu;
 use vaecf_cuda::{Cuda, Precision};
 use vaecf_tests::{Narrow, Recorded};
-use vaecf_wgpu::Wgpu;
+use vaecf_wgpu::{Choice, Lowered, Wgpu};
 
 fn plugin(name: &'static str, full: bool, path: &Path) -> Subject {
     Subject::new(name, full, load(path, &Request::default()))
@@ -38,11 +38,22 @@ fn device(name: &'static str, precision: Precision) -> Subject {
     Subject { beyond: cuda::beyond(), ..Subject::new(name, true, cuda) }
 }
 
-fn shaders(name: &'static str, precision: vaecf_wgpu::Precision) -> Subject {
-    Subject::new(name, true, Wgpu::open(&vaecf_wgpu::Options { precision, ..Default::default() }))
+/// The WGPU backend on a driver in software, which is chosen by name, so that a device of this machine never is.
+fn software(name: &'static str, driver: &str, precision: vaecf_wgpu::Precision, lowered: Lowered) -> Subject {
+    let adapter = Choice::Name(driver.into());
+    let options = vaecf_wgpu::Options { adapter, precision, lowered, ..Default::default() };
+    // What is large would be in a hundred thousand pieces.
+    let whole = lowered == Lowered::default();
+    // Runs take the longest, and other rows make them of the same kernels.
+    let runs = whole && precision == vaecf_wgpu::Precision::F32;
+    Subject { runs, ..Subject::new(name, whole, Wgpu::open(&options)) }
 }
 
+/// Pieces so small that most matrices are cut, both ways, and grids that are folded.
+const PIECES: Lowered = Lowered { binding: None, buffer: None, groups: Some(8), piece: Some(256) };
+
 fn main() -> ExitCode {
+    use vaecf_wgpu::Precision::{F16, F32};
     let single = || Cpu::<f32>::new(Some(2));
     let subjects = vec![
         Subject::new("cpu f32", true, single()),
@@ -56,8 +67,12 @@ fn main() -> ExitCode {
         device("cuda tf32", Precision::Tf32),
         device("cuda f16", Precision::F16),
         device("cuda bf16", Precision::Bf16),
-        shaders("wgpu f32", vaecf_wgpu::Precision::F32),
-        shaders("wgpu f16", vaecf_wgpu::Precision::F16),
+        software("wgpu f32", "llvmpipe", F32, Lowered::default()),
+        software("wgpu f16", "llvmpipe", F16, Lowered::default()),
+        software("wgpu f32 in pieces", "llvmpipe", F32, PIECES),
+        software("wgpu f16 in pieces", "llvmpipe", F16, PIECES),
+        software("wgpu f32 on SwiftShader", "SwiftShader", F32, Lowered::default()),
+        software("wgpu f16 on SwiftShader", "SwiftShader", F16, Lowered::default()),
     ];
     subjects::run("conformance", subjects)
 }

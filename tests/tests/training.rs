@@ -17,7 +17,9 @@ use vaecf_core::{
     math::Real,
     matrix::Matrix,
     metrics::Metric,
+    model::Model,
     popularity::Popularity,
+    recommend::{Catalogue, Recommender},
     trainer::{Ending, EpochReport, Observer, Pace, Placement, Plan, Snapshot, Trainer},
 };
 use vaecf_cpu::Cpu;
@@ -380,6 +382,102 @@ proptest! {
         let stopped = run(first, None, Some(stop_before));
         prop_assert_eq!(&run(second, Some(stopped.clone()), None), &whole);
         prop_assert_eq!(&run(streamed, Some(stopped), None), &whole);
+    }
+}
+
+/// A device whose lists are short, and that says so where it is asked for a longer one.
+struct Short {
+    inner: Cpu<f32>,
+    longest: u64,
+}
+
+impl Short {
+    fn device(longest: u64) -> Device {
+        Device::new(Box::new(Self { inner: Cpu::new(Some(1)).unwrap(), longest }))
+    }
+}
+
+impl Backend for Short {
+    forward_backend! { self, self.inner;
+        info free upload download sync
+        encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
+        sample_latent sample_latent_grad likelihood adam top_k logits_rows scratch decode_loss_grad recommend
+    }
+
+    fn longest_list(&self) -> u64 {
+        self.longest
+    }
+
+    fn alloc(&mut self, role: Role, len: u64) -> backend::Result<Buf> {
+        assert!(!matches!(role, Role::Index | Role::Value) || len <= self.longest, "a {role:?} of {len} is asked for");
+        self.inner.alloc(role, len)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// On a device of short lists a run gives the bits of one on any other, and so do metrics and recommendations;
+    /// where that cannot be, it is refused in words before anything is allocated that is too long.
+    #[test]
+    fn short_lists_change_nothing_or_are_a_sentence(
+        member in proptest::sample::select(Member::ALL.to_vec()),
+        weights in any::<bool>(),
+        batch in 1_u32..30,
+        longest in 1_u64..250,
+        k in 1_u32..10,
+        denied in 0_u32..10,
+    ) {
+        let data = uneven(4, weights && member != Member::LogisticVae);
+        let train = TrainConfig { batch, epochs: 2, ..quick() };
+        let (config, popularity) = (small(member), Popularity::of(&data.train));
+        let mut rows: Vec<u64> = data.train.rows().map(|(row, _)| row.len() as u64).collect();
+        rows.sort_unstable_by_key(|&events| std::cmp::Reverse(events));
+        let histories = data.validation.as_ref().unwrap().history.events();
+        let enough = rows.iter().take(batch as usize).sum::<u64>().max(2 * rows.len() as u64).max(histories);
+        let refused = |error: vaecf_core::Error| {
+            let text = error.to_string();
+            text.contains(&format!(" {longest}")) || text.contains(&format!("the limit is {}", longest / 2))
+        };
+        let run = |device: &Device, placement| -> vaecf_core::Result<_> {
+            let mut trainer = Trainer::placed(device, &config, &train, &data, placement, None)?;
+            trainer.run(&mut ())?;
+            trainer.snapshot()
+        };
+        let (any, short) = (device::<f32>(1), Short::device(longest));
+        let whole = run(&any, Placement::Resident).unwrap();
+        for (placement, fits) in [(Placement::Auto, true), (Placement::Resident, data.train.events() <= longest)] {
+            match run(&short, placement) {
+                Ok(snapshot) => prop_assert!(snapshot == whole && fits),
+                Err(error) => {
+                    prop_assert!(!fits || longest < enough, "{} are enough: {}", longest, error);
+                    prop_assert!(refused(error));
+                }
+            }
+        }
+
+        let elsewhere = Model::load(&short, &config, data.train.items(), &whole.weights).unwrap();
+        let here = Model::load(&any, &config, data.train.items(), &whole.weights).unwrap();
+        let metrics = ["ndcg@10".parse().unwrap(), "recall@1".parse().unwrap()];
+        let judged = |model| {
+            let judge = Judge::new(model, data.test.as_ref().unwrap(), &popularity, &metrics, Options::default())?;
+            judge.evaluate(model)
+        };
+        match judged(&elsewhere) {
+            Ok(found) => prop_assert_eq!(format!("{found:?}"), format!("{:?}", judged(&here).unwrap())),
+            Err(error) => prop_assert!(longest < histories && refused(error)),
+        }
+        let catalogue = Catalogue::new(data.train.items(), None, &(0..denied).collect::<Vec<_>>());
+        let recommended = |model| {
+            Recommender::new(model, &popularity, catalogue.clone(), true, k, batch)?.recommend(&data.train)
+        };
+        match recommended(&elsewhere) {
+            Ok(found) => prop_assert_eq!(found, recommended(&here).unwrap()),
+            Err(error) => {
+                prop_assert!(longest < rows[0] + u64::from(denied.max(batch + 1)), "{} are enough: {}", longest, error);
+                prop_assert!(refused(error));
+            }
+        }
     }
 }
 

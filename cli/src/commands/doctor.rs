@@ -7,8 +7,8 @@ use vaecf_core::plugin::abi::VERSION;
 use super::Context;
 use crate::{
     backend,
-    options::{Global, Precision},
-    output::{Done, Format, Table, bytes, print, print_json},
+    options::{Global, Pick, Precision},
+    output::{Done, Format, Table, Ui, bytes, print, print_json},
 };
 
 /// Show what was found on this machine: processor, memory, backends, and why one is absent.
@@ -47,8 +47,13 @@ impl Doctor {
     pub(crate) fn run(&self, context: &Context) -> Done {
         let mut memory_free = None;
         let mut find = |row: &backend::Row| {
-            let global = Global { device: 0, precision: Precision::Auto, ..context.global.clone() };
-            let (works, about) = match row.open(&global) {
+            let global = Global {
+                backend: row.name.into(),
+                device: Pick::default(),
+                precision: Precision::Auto,
+                ..context.global.clone()
+            };
+            let (works, about) = match (row.open)(&global, &Ui { notes: false, ..context.ui }) {
                 Ok(backend) => {
                     let info = backend.info();
                     memory_free = info.memory.filter(|_| info.host_memory).or(memory_free);
@@ -59,6 +64,7 @@ impl Doctor {
                     let precision = match row.name {
                         "cpu" => "f32, f64 as the reference",
                         "cuda" => "f16 unless --precision says bf16, tf32 or f32",
+                        "wgpu" => "f32, f16 by --precision",
                         _ => &info.precision,
                     };
                     (true, format!("{}; {precision}; {same}", info.device))

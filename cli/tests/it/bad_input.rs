@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::common::{SMALL, VAECF, fails, file, files, prepared, ratings, run, train, trained};
+use crate::common::{NO_DEVICES, SMALL, VAECF, fails, file, files, prepared, ratings, run, train, trained};
 
 fn empty() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
@@ -307,8 +307,7 @@ fn a_closed_standard_output() {
         &["--help"],
     ] {
         let mut command = Command::new(VAECF);
-        command.env("CUDA_VISIBLE_DEVICES", "");
-        command.args(arguments).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(NO_DEVICES).args(arguments).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         drop(child.stdout.take());
         let done = child.wait_with_output().expect("it ends");
@@ -332,6 +331,7 @@ fn wrong_words_on_the_command_line() {
         (["--metric", "ndgc@100"], "ndcg@k"),
         (["--batch", "some"], "--batch"),
         (["--threads", "0"], "--threads"),
+        (["--device", " "], "a part of a device's name"),
     ] {
         let said = run(dir.path(), &[&train[..], &wrong].concat(), 2);
         assert!(said.stderr.contains(word), "{word}: {}", said.stderr);
@@ -343,9 +343,10 @@ fn wrong_words_on_the_command_line() {
         (["--lr", "NaN"], "learning rate"),
         (["--lr", "-1"], "learning rate"),
         (["--latent", "0"], "units"),
-        (["--backend", "wgpu"], "choose auto"),
+        (["--backend", "opencl"], "choose auto, cuda, wgpu, cpu"),
         (["--backend", "tpu"], "the path of a shared library"),
         (["--device", "3"], "one device"),
+        (["--device", "rtx"], "one device"),
         (["--precision", "f16"], "f32"),
     ] {
         fails(dir.path(), &[&train[..], &wrong].concat(), 2, &[word]);

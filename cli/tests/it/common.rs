@@ -11,11 +11,15 @@ use assert_cmd::Command;
 /// The path of the binary.
 pub(crate) const VAECF: &str = env!("CARGO_BIN_EXE_vaecf");
 
+/// The environment in which this machine has no device but its processor: `auto` is the CPU.
+pub(crate) const NO_DEVICES: [(&str, &str); 3] =
+    [("CUDA_VISIBLE_DEVICES", ""), ("VK_DRIVER_FILES", "/no/driver.json"), ("VK_ICD_FILENAMES", "/no/driver.json")];
+
 /// The binary, without what the environment of the tests may say about colours, and without the devices of this
-/// machine: `auto` is the CPU.
+/// machine.
 pub(crate) fn vaecf(arguments: &[&str]) -> Command {
     let mut command = Command::new(VAECF);
-    command.env_remove("NO_COLOR").env("CUDA_VISIBLE_DEVICES", "").args(arguments);
+    command.env_remove("NO_COLOR").envs(NO_DEVICES).args(arguments);
     command
 }
 

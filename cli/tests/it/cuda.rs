@@ -172,6 +172,29 @@ fn whatever_is_missing_is_a_sentence() {
 }
 
 #[test]
+fn a_device_is_chosen_by_a_part_of_its_name_and_a_run_file_keeps_it() {
+    let dir = prepared();
+    let dir = dir.path();
+    let two = [("VAECF_EMULATOR_DEVICES", "2")];
+    let train = |model, device| training(model, &["--epochs", "1", "--device", device]);
+    run(dir, &[], &train("a", "emulated gpu"), 0);
+    let text = |model: &str| fs::read_to_string(dir.join(model).join("run.toml")).expect("a run file");
+    assert!(text("a").contains("device = \"emulated gpu\""), "{}", text("a"));
+    run(dir, &[], &["train", "data", "-o", "b", "-q", "--config", "a/run.toml"], 0);
+    assert!(text("a") == text("b") && bits(dir, "a") == bits(dir, "b"));
+    for (environment, device, words) in [
+        (&[][..], "1e3", &["--device 1e3", "no device is called so", "0 (Emulated GPU"][..]),
+        (&two, "gpu", &["--device gpu", "more than one", "0 (Emulated GPU", "1 (Emulated GPU"]),
+    ] {
+        let (_, said) = run(dir, environment, &train("c", device), 2);
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    run(dir, &two, &train("d", "1"), 0);
+    run(dir, &two, &["train", "data", "-o", "e", "-q", "--config", "d/run.toml"], 0);
+    assert!(text("d").contains("device = 1\n") && text("d") == text("e"), "{}", text("d"));
+}
+
+#[test]
 fn a_driver_that_lacks_a_function_is_too_old() {
     let dir = prepared();
     let old = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator-old");

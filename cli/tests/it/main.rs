@@ -10,3 +10,5 @@ mod conform;
 mod cuda;
 mod plugins;
 mod training;
+#[cfg(target_os = "linux")]
+mod wgpu;

@@ -84,6 +84,7 @@ fn bad_plugins_are_one_sentence() {
     let plugin = here(dir, built::plugin_c());
     refused(&plugin, &["--precision", "bf16"], 4, &["computes in f32, not in bf16"]);
     refused(&plugin, &["--device", "3"], 4, &["one device, 0"]);
+    refused(&plugin, &["--device", "rtx"], 2, &["--device rtx", "by its number"]);
     let panics = here(dir, built::plugin_panics());
     refused(&panics, &["--precision", "f64"], 4, &["a bug of its own", "nobody has tried that"]);
     // This one takes any precision, and then computes in f32.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{SMALL, VAECF, fails, file, files, no_drafts, prepared, run, train};
+use crate::common::{NO_DEVICES, SMALL, VAECF, fails, file, files, no_drafts, prepared, run, train};
 
 /// The weights and the whole state of a run.
 fn bits(dir: &Path, model: &str) -> [Vec<u8>; 2] {
@@ -24,7 +24,7 @@ fn epochs(dir: &Path, model: &str) -> Vec<u64> {
 
 fn start(dir: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(VAECF);
-    command.env("CUDA_VISIBLE_DEVICES", "").args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
+    command.envs(NO_DEVICES).args(["train", "data"]).args(SMALL).args(arguments).current_dir(dir);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts")
 }
 
@@ -201,12 +201,20 @@ fn a_run_file_goes_round() {
     assert!(bits(dir.path(), "c") == bits(dir.path(), "d"));
 
     // The output may be in the file, too, and options may have defaults in it for every command.
-    file(dir.path(), "prepare.toml", "output = \"data2\"\nmin-user = 2\nquiet = true\nvalidation = \"20%\"\n");
+    file(
+        dir.path(),
+        "prepare.toml",
+        "output = \"data2\"\nmin-user = 2\nquiet = true\nvalidation = \"20%\"\ndevice = \"1e3\"\n",
+    );
     let said = run(dir.path(), &["prepare", "ratings.csv", "--config", "prepare.toml"], 0);
     assert_eq!(said.stderr, "");
     run(dir.path(), &["prepare", "ratings.csv", "--config", "data2/run.toml", "-o", "data3"], 0);
     let train = |data: &str| fs::read(dir.path().join(data).join("train.safetensors")).expect("a data set");
     assert!(train("data2") == train("data3") && train("data2") != train("data"));
+    // A name that looks like a number in another form is still a name.
+    for data in ["data2", "data3"] {
+        assert!(text(data).contains("device = \"1e3\"\n"), "{}", text(data));
+    }
 }
 
 #[test]

@@ -40,6 +40,22 @@ pub(crate) fn faulty(name: &str, faults: &[&str]) -> PathBuf {
     c(&root().join("tests/tests/built/faulty.c"), name, faults)
 }
 
+/// A folder of a layer for Vulkan that lets things go wrong: see `tests/vulkan/faults.c`.
+pub(crate) fn vulkan_faults() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let library = c(&root().join("tests/vulkan/faults.c"), "vulkan_faults", &[]);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vulkan");
+        fs::create_dir_all(&folder).expect("a writable folder");
+        let manifest = format!(
+            r#"{{"file_format_version": "1.1.2", "layer": {{"name": "VK_LAYER_VAECF_faults", "type": "GLOBAL",
+            "library_path": {library:?}, "api_version": "1.3.0", "implementation_version": "1", "description": ""}}}}"#
+        );
+        fs::write(folder.join("faults.json"), manifest).expect("a writable folder");
+        folder
+    })
+}
+
 /// A shared library of one C file.
 fn c(source: &Path, name: &str, defines: &[&str]) -> PathBuf {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{DLL_PREFIX}{name}{DLL_SUFFIX}"));
