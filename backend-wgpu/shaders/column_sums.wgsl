@@ -4,15 +4,15 @@ struct Params {
     groups: u32,
     rows: u32,
     cols: u32,
-    from: u32,
-    from_stride: u32,
-    out: u32,
+    x: u32,
+    x_stride: u32,
+    to: u32,
     // Whether the sums are added to what is there.
     add: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(1) @binding(0) var<storage, read> from: array<Four>;
+@group(1) @binding(0) var<storage, read> x: array<Four>;
 @group(1) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
 
 var<workgroup> found: array<vec4<f32>, 256>;
@@ -32,7 +32,7 @@ fn main(
     var sum = vec4<f32>();
     if (inside) {
         for (var row = thread / 8u; row < p.rows; row += 32u) {
-            sum += wide(from[p.from + row * p.from_stride + col]);
+            sum += wide(x[p.x + row * p.x_stride + col]);
         }
     }
     found[thread] = sum;
@@ -43,7 +43,7 @@ fn main(
     for (var other = 1u; other < 32u; other++) {
         sum += found[thread + 8u * other];
     }
-    let at = p.out + col;
+    let at = p.to + col;
     let old = sums[at];
     sums[at] = merge(old, select(sum, old + sum, p.add != 0u), p.cols - 4u * col);
 }

@@ -16,6 +16,7 @@ macro_rules! line {
         let _ = writeln!($out, $($text)*);
     }};
 }
+pub(super) use line;
 
 /// Which of the three products of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,7 +53,7 @@ pub(crate) enum Ends {
 }
 
 /// How a kernel shares a product among workgroups and threads. All are powers of two, and multiples of four.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Variant {
     /// Rows of the tile that a workgroup makes.
     pub(crate) tile_m: u32,
@@ -80,11 +81,6 @@ impl Variant {
     /// Bytes of workgroup memory.
     pub(crate) fn memory(self) -> u32 {
         (self.tile_m + self.tile_n) * self.tile_k * 4
-    }
-
-    /// Tiles of an output of `m` rows and `n` columns.
-    pub(crate) fn tiles(self, m: u32, n: u32) -> u64 {
-        u64::from(m.div_ceil(self.tile_m)) * u64::from(n.div_ceil(self.tile_n))
     }
 }
 
