@@ -21,9 +21,9 @@ pub(crate) struct BoundRows {
     pub(crate) indices: wgpu::Buffer,
     pub(crate) values: wgpu::Buffer,
     pub(crate) users: wgpu::Buffer,
-    first: u32,
+    pub(crate) first: u32,
     /// Which lists there are: 1 row starts, 2 values, 4 users.
-    flags: u32,
+    pub(crate) flags: u32,
 }
 
 /// `Rows` in `common.wgsl`.

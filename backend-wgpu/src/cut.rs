@@ -70,6 +70,14 @@ pub(crate) fn cut_every(mut cuts: BTreeSet<u32>, most: u64) -> Vec<Range<u32>> {
     stretches(&cuts)
 }
 
+/// For sums: where there is nothing to add up, a sum over nothing is made.
+pub(crate) fn or_nothing(mut stretches: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    if stretches.is_empty() {
+        stretches.push(0..0);
+    }
+    stretches
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -19,7 +19,6 @@ mod queue;
 mod transfer;
 mod ops {
     pub(crate) mod adam;
-    pub(crate) mod columns;
     pub(crate) mod encode_sparse;
     pub(crate) mod likelihood;
     pub(crate) mod linear;
@@ -160,8 +159,7 @@ impl Scratch {
                 if let Some(outgrown) = outgrown {
                     queue.forget(outgrown);
                 }
-                let most = context.limits.max_storage_buffer_binding_size.max(bytes);
-                let buffer = context.buffer(bytes.next_power_of_two().min(most))?;
+                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(context.limits.max_buffer_size))?;
                 self.0 = Some(buffer.clone());
                 Ok(buffer)
             }

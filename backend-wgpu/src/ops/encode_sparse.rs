@@ -8,7 +8,7 @@ use vaecf_core::backend::{Buf, Curve, Mat, Noise, Result, Rows};
 use crate::{
     Wgpu,
     batch::{self, EVENTS, ROWS},
-    cut::{cut_every, stretches},
+    cut::{cut_every, or_nothing, stretches},
     queue::Command,
 };
 
@@ -115,7 +115,7 @@ impl Wgpu {
         let (weights, bias, out) = (self.act(w)?, self.act(b)?, self.act(y)?);
         let (mut cuts, w_cuts) = (out.cuts(), weights.cuts());
         // Of no items there is a sum, too.
-        let items = if w.rows == 0 { vec![0..0] } else { stretches(&w_cuts.rows) };
+        let items = or_nothing(stretches(&w_cuts.rows));
         cuts.cols.extend(w_cuts.cols);
         cuts.cols.extend(bias.cuts().cols);
         for (rows, cols) in cuts.cells() {
@@ -190,11 +190,7 @@ impl Wgpu {
         let (from_cuts, to_cuts) = (from.cuts(), to.cuts());
         let cols = from_cuts.cols.union(&to_cuts.cols).copied().collect();
         // What is known of a row takes less than four words, and has to fit a buffer.
-        let mut rows = cut_every(from_cuts.rows, self.piece / 4);
-        if dy.rows == 0 {
-            // The gradients of nothing are zeros.
-            rows = vec![0..0];
-        }
+        let rows = or_nothing(cut_every(from_cuts.rows, self.piece / 4));
         for rows in &rows {
             let words = (rows.end - rows.start).div_ceil(32);
             // So do the bits, and the list of items with many rows.
