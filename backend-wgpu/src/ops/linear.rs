@@ -311,3 +311,139 @@ impl Wgpu {
         self.call_text(&maker.name(which, ends), &text, &buffers, bytemuck::bytes_of(&params), groups.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, test_runner::TestRunner};
+    use vaecf_core::backend::{Backend, Buf, Host, HostMut, Role};
+
+    use super::*;
+    use crate::{Lowered, Options, Precision};
+
+    /// A matrix among numbers that are none, and what it holds.
+    struct Placed {
+        mat: Mat,
+        numbers: Vec<f32>,
+    }
+
+    impl Placed {
+        fn at(&self, row: u32, col: u32) -> f32 {
+            assert!(row < self.mat.rows && col < self.mat.cols);
+            self.numbers[self.index(row, col)]
+        }
+
+        fn index(&self, row: u32, col: u32) -> usize {
+            self.mat.offset as usize + row as usize * self.mat.stride as usize + col as usize
+        }
+    }
+
+    /// A device, and numbers as they come.
+    struct Bench {
+        wgpu: Wgpu,
+        state: u64,
+        bufs: Vec<Buf>,
+    }
+
+    impl Bench {
+        fn up_to(&mut self, end: u32) -> u32 {
+            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.state >> 33) as u32 % end
+        }
+
+        /// A matrix of -1, 0 and 1, so that sums are exact in half, too, as long as there are not more than 2048.
+        fn place(&mut self, role: Role, rows: u32, cols: u32) -> Placed {
+            let (offset, beyond) = (4 * self.up_to(20), 4 * self.up_to(3));
+            let stride = cols.next_multiple_of(4) + beyond;
+            let mat = Mat { buf: Buf::NONE, rows, cols, stride, offset: offset.into() };
+            let mut placed = Placed { mat, numbers: vec![f32::NAN; (offset + rows.max(1) * stride) as usize] };
+            for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+                let index = placed.index(row, col);
+                placed.numbers[index] = self.up_to(3) as f32 - 1.0;
+            }
+            placed.mat.buf = self.wgpu.alloc(role, placed.numbers.len() as u64).expect("a buffer");
+            self.bufs.push(placed.mat.buf);
+            self.wgpu.upload(placed.mat.buf, 0, Host::F32(&placed.numbers)).expect("an upload");
+            placed
+        }
+
+        /// That a matrix is what it should be, and nothing around it has changed.
+        fn check(&mut self, placed: &Placed, expected: impl Fn(u32, u32) -> f32) {
+            let mut all = placed.numbers.clone();
+            for (row, col) in (0..placed.mat.rows).flat_map(|row| (0..placed.mat.cols).map(move |col| (row, col))) {
+                all[placed.index(row, col)] = expected(row, col);
+            }
+            let mut got = vec![0.0; all.len()];
+            self.wgpu.download(placed.mat.buf, 0, HostMut::F32(&mut got)).expect("a download");
+            for (i, (got, expected)) in got.iter().zip(&all).enumerate() {
+                let same = got == expected || (got.is_nan() && expected.is_nan());
+                assert!(same, "element {i} of {:?} is {got}, not {expected}", placed.mat);
+            }
+        }
+
+        fn all_products(&mut self, m: u32, n: u32, k: u32, curve: Curve) {
+            let bent = |a: f32| if curve == Curve::Relu { a.max(0.0) } else { a };
+            let slope = |y: f32| if curve == Curve::Relu && y <= 0.0 { 0.0 } else { 1.0 };
+            let sum = |term: &dyn Fn(u32) -> f32| (0..k).map(term).sum::<f32>();
+
+            let (x, w, b) =
+                (self.place(Role::Act, m, k), self.place(Role::Weight, k, n), self.place(Role::Weight, 1, n));
+            let y = self.place(Role::Act, m, n);
+            self.wgpu.op_linear(x.mat, w.mat, b.mat, curve, y.mat).expect("a product");
+            self.check(&y, |i, j| bent(sum(&|l| x.at(i, l) * w.at(l, j)) + b.at(0, j)));
+
+            let (x, dy) = (self.place(Role::Act, k, m), self.place(Role::Act, k, n));
+            let (dw, db) = (self.place(Role::Grad, m, n), self.place(Role::Grad, 1, n));
+            self.wgpu.op_linear_grad_weight(x.mat, dy.mat, dw.mat, db.mat, false).expect("a product");
+            self.check(&dw, |i, j| sum(&|l| x.at(l, i) * dy.at(l, j)));
+            self.check(&db, |_, j| sum(&|l| dy.at(l, j)));
+            self.wgpu.op_linear_grad_weight(x.mat, dy.mat, dw.mat, db.mat, true).expect("a product");
+            self.check(&dw, |i, j| 2.0 * sum(&|l| x.at(l, i) * dy.at(l, j)));
+            self.check(&db, |_, j| 2.0 * sum(&|l| dy.at(l, j)));
+
+            let (dy, w, x) = (self.place(Role::Act, m, k), self.place(Role::Weight, n, k), self.place(Role::Act, m, n));
+            let dx = self.place(Role::Act, m, n);
+            self.wgpu.op_linear_grad_input(dy.mat, w.mat, x.mat, curve, dx.mat).expect("a product");
+            self.check(&dx, |i, j| sum(&|l| dy.at(i, l) * w.at(j, l)) * slope(x.at(i, j)));
+            self.bufs.drain(..).for_each(|buf| self.wgpu.free(buf));
+        }
+    }
+
+    fn products_are_exact(precision: Precision, lowered: Lowered, cases: u32) {
+        let bench = match Wgpu::open(&Options { precision, lowered, ..Options::default() }) {
+            Ok(wgpu) => std::cell::RefCell::new(Bench { wgpu, state: 0, bufs: Vec::new() }),
+            Err(why) => return eprintln!("not tested: {why}"),
+        };
+        // Sums that are made in two parts.
+        bench.borrow_mut().all_products(3, 5, 1030, Curve::Relu);
+        let sizes = (1_u32..30, 1_u32..30, 0_u32..40, any::<u64>());
+        let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+        let test = |(m, n, k, state)| {
+            let mut bench = bench.borrow_mut();
+            bench.state = state;
+            let curve = if state % 2 == 0 { Curve::Identity } else { Curve::Relu };
+            bench.all_products(m, n, k, curve);
+            Ok(())
+        };
+        TestRunner::new(config).run(&sizes, test).expect("all products");
+    }
+
+    const PIECES: Lowered = Lowered { binding: None, buffer: None, groups: Some(3), piece: Some(64) };
+    const NARROW: Lowered = Lowered { binding: Some(256), buffer: None, groups: None, piece: None };
+
+    #[test]
+    fn products_are_exact_in_one_piece() {
+        products_are_exact(Precision::F32, Lowered::default(), 24);
+        products_are_exact(Precision::F16, Lowered::default(), 12);
+    }
+
+    #[test]
+    fn products_are_exact_in_many_pieces() {
+        products_are_exact(Precision::F32, PIECES, 12);
+        products_are_exact(Precision::F16, PIECES, 6);
+    }
+
+    #[test]
+    fn products_are_exact_where_scratch_is_small() {
+        products_are_exact(Precision::F32, NARROW, 6);
+    }
+}

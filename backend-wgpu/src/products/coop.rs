@@ -67,6 +67,7 @@ impl Units {
         });
         let mut subgroups = vec![info.subgroup_min_size, info.subgroup_max_size];
         subgroups.dedup();
+        subgroups.retain(|&size| size > 0);
         let ways = if metal { &[false][..] } else { &[true, false] };
         let of = |side| {
             let sizes = subgroups.clone();

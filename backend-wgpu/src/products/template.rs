@@ -135,6 +135,9 @@ pub(crate) fn product(which: Which, ends: Ends, variant: Variant) -> String {
     Template::new(which, variant).text(which, ends)
 }
 
+/// The numbers of a four.
+const LANES: [&str; 4] = ["x", "y", "z", "w"];
+
 struct Template {
     variant: Variant,
     threads: u32,
@@ -244,7 +247,7 @@ impl Template {
             line!(s, "var to_{i} = 0u;");
             for j in 0..4 {
                 line!(s, "var from_{i}_{j} = 0u;");
-                line!(s, "var got_{i}_{j} = vec4<f32>();");
+                line!(s, "var got_{i}_{j} = Four();");
             }
         }
         self.blocks(s, |s, i, blocks| {
@@ -256,21 +259,23 @@ impl Template {
                 // Neighbours read along a row.
                 line!(s, "let side = block / {deep}u;");
                 line!(s, "deep_{i} = block % {deep}u;");
-                line!(s, "let row = 4u * ({tile} * {side}u + side);");
                 for j in 0..4 {
-                    line!(s, "from_{i}_{j} = p.{operand} + clamp(row + {j}u, {end}_from, {end} - 1u) * p.{operand}_stride + deep_{i};");
+                    line!(s, "let row_{j} = clamp(4u * ({tile} * {side}u + side) + {j}u, {end}_from, {end} - 1u);");
+                    line!(s, "from_{i}_{j} = p.{operand} + row_{j} * p.{operand}_stride + deep_{i};");
                 }
             } else {
                 line!(s, "let side = block % {side}u;");
                 line!(s, "deep_{i} = block / {side}u;");
                 line!(s, "let col = min({tile} * {side}u + side, ({end} - 1u) / 4u);");
-                for j in 0..4 {
-                    line!(s, "from_{i}_{j} = p.{operand} + (4u * deep_{i} + {j}u) * p.{operand}_stride + col;");
-                }
+                line!(s, "from_{i}_0 = p.{operand} + 4u * deep_{i} * p.{operand}_stride + col;");
             }
-            line!(s, "to_{i} = {first}u + 4u * deep_{i} * {side}u + {};", self.swapped(blocks, "side", &format!("deep_{i}")));
+            let side = self.swapped(blocks, "side", &format!("deep_{i}"));
+            line!(s, "to_{i} = {first}u + 4u * deep_{i} * {}u + {side};", blocks.side);
             line!(s, "}}");
         });
+        for Blocks { operand, outside, .. } in &self.operands {
+            line!(s, "let outside_{operand} = narrow(vec4<f32>({outside}));");
+        }
     }
 
     /// Where a four of a row is in workgroup memory: those of an operand that is turned over change places, so that
@@ -292,35 +297,40 @@ impl Template {
         }
     }
 
-    /// Fetches the step at `k`: without a check where it lies within the range.
+    /// Fetches the step at `k`, as it is stored: without a check where it lies within the range.
     fn fetch(&self, s: &mut String) {
+        let four = |Blocks { operand, turned, .. }: &Blocks, i, j| match turned {
+            true => format!("{operand}[from_{i}_{j} + k / 4u]"),
+            false => format!("{operand}[from_{i}_0 + (k + {j}u) * p.{operand}_stride]"),
+        };
         line!(s, "if (k >= k_from && k + {}u <= k_to) {{", self.variant.tile_k);
-        self.blocks(s, |s, i, Blocks { operand, turned, .. }| {
+        self.blocks(s, |s, i, blocks| {
             for j in 0..4 {
-                match turned {
-                    true => line!(s, "got_{i}_{j} = wide({operand}[from_{i}_{j} + k / 4u]);"),
-                    false => line!(s, "got_{i}_{j} = wide({operand}[from_{i}_{j} + k * p.{operand}_stride]);"),
-                }
+                line!(s, "got_{i}_{j} = {};", four(blocks, i, j));
             }
         });
         line!(s, "}} else {{");
-        self.blocks(s, |s, i, Blocks { operand, turned, outside, .. }| {
+        self.blocks(s, |s, i, blocks| {
+            let outside = format!("outside_{}", blocks.operand);
             for j in 0..4 {
-                line!(s, "got_{i}_{j} = vec4<f32>({outside});");
+                line!(s, "got_{i}_{j} = {outside};");
             }
-            if *turned {
-                line!(s, "if (k + 4u * deep_{i} < k_to) {{");
-                line!(s, "let at = vec4<u32>(k + 4u * deep_{i}) + vec4<u32>(0u, 1u, 2u, 3u);");
-                line!(s, "let inside = (at >= vec4<u32>(k_from)) & (at < vec4<u32>(k_to));");
+            line!(s, "let at_{i} = k + 4u * deep_{i};");
+            if blocks.turned {
+                line!(s, "if (at_{i} < k_to) {{");
                 for j in 0..4 {
-                    line!(s, "got_{i}_{j} = select(got_{i}_{j}, wide({operand}[from_{i}_{j} + k / 4u]), inside);");
+                    line!(s, "got_{i}_{j} = merge_four({outside}, {}, k_to - at_{i});", four(blocks, i, j));
+                }
+                line!(s, "}}");
+                line!(s, "if (at_{i} < k_from) {{");
+                for j in 0..4 {
+                    line!(s, "got_{i}_{j} = merge_four(got_{i}_{j}, {outside}, k_from - at_{i});");
                 }
                 line!(s, "}}");
             } else {
                 for j in 0..4 {
-                    let at = format!("k + 4u * deep_{i} + {j}u");
-                    line!(s, "if ({at} >= k_from && {at} < k_to) {{");
-                    line!(s, "got_{i}_{j} = wide({operand}[from_{i}_{j} + k * p.{operand}_stride]);");
+                    line!(s, "if (at_{i} + {j}u >= k_from && at_{i} + {j}u < k_to) {{");
+                    line!(s, "got_{i}_{j} = {};", four(blocks, i, j));
                     line!(s, "}}");
                 }
             }
@@ -331,16 +341,18 @@ impl Template {
     /// Puts what was fetched into workgroup memory.
     fn stage(&self, s: &mut String) {
         self.blocks(s, |s, i, Blocks { turned, side, .. }| {
-            for (j, lane) in ["x", "y", "z", "w"].into_iter().enumerate() {
-                let at = format!("to_{i} + {}u", j as u32 * side);
-                match turned {
-                    true => line!(
-                        s,
-                        "staged[{at}] = vec4<f32>(got_{i}_0.{lane}, got_{i}_1.{lane}, got_{i}_2.{lane}, got_{i}_3.{lane});"
-                    ),
-                    false => line!(s, "staged[{at}] = got_{i}_{j};"),
-                }
+            line!(s, "{{");
+            for j in 0..4 {
+                line!(s, "let x_{j} = wide(got_{i}_{j});");
             }
+            for (j, lane) in LANES.into_iter().enumerate() {
+                let x = match turned {
+                    true => format!("vec4<f32>(x_0.{lane}, x_1.{lane}, x_2.{lane}, x_3.{lane})"),
+                    false => format!("x_{j}"),
+                };
+                line!(s, "staged[to_{i} + {}u] = {x};", j as u32 * side);
+            }
+            line!(s, "}}");
         });
     }
 
@@ -368,7 +380,7 @@ impl Template {
                 line!(s, "let y_{j} = staged[b_{j} + {}u];", k * b.side);
             }
             for i in 0..thread_m {
-                let x = format!("x_{}.{}", i / 4, ["x", "y", "z", "w"][i as usize % 4]);
+                let x = format!("x_{}.{}", i / 4, LANES[i as usize % 4]);
                 for j in 0..thread_n / 4 {
                     line!(s, "sum_{i}_{j} = fma(vec4<f32>({x}), y_{j}, sum_{i}_{j});");
                 }
