@@ -244,7 +244,14 @@ impl Context {
         let seen = Arc::clone(&trouble);
         device.set_device_lost_callback(move |reason, message| {
             let mut trouble = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            trouble.lost.get_or_insert(format!("{reason:?} {message}").trim().to_lowercase());
+            let why = format!("{reason:?} {message}").trim().to_lowercase();
+            // Where the library has no other answer to it, the device goes with the memory.
+            let memory = why.contains("out of memory");
+            trouble.lost.get_or_insert(if memory {
+                "it ran out of memory; use a smaller batch or model".into()
+            } else {
+                why
+            });
         });
         Ok(Self { adapter, device, queue, found, limits, trouble })
     }

@@ -288,5 +288,6 @@ fn data_that_do_not_fit_stream_by_themselves() {
 fn a_bench_of_the_device() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (out, _) = run(dir.path(), &[], &[&BENCH[..], &["--backend", "cuda"]].concat(), 0);
-    has_all_figures(&out, "Emulated GPU");
+    let setting = has_all_figures(&out, "Emulated GPU");
+    assert!(setting["memory"]["used"].as_u64() > Some(0), "{setting}");
 }
