@@ -15,10 +15,7 @@ const CHUNK = 2048u;
 const LOWEST = -3.40282347e38;
 
 struct Params {
-    // Rows of the batch: see `Rows` in rows.wgsl.
-    first: u32,
-    count: u32,
-    flags: u32,
+    x: Rows,
     kind: u32,
     // Confidence of seen and unseen items.
     seen: f32,

@@ -63,13 +63,12 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let number = group_number(group, groups);
-    if (number >= p.count * p.chunks) {
+    if (number >= p.x.count * p.chunks) {
         return;
     }
     let chunk = chunk_of(number);
-    let rows = Rows(p.first, p.count, p.flags, 0u);
-    let position = p.first + step.first + chunk.row;
-    let row = row_at(rows, position);
+    let position = p.x.first + step.first + chunk.row;
+    let row = row_at(p.x, position);
     let start = lower_bound(row.start, row.end, chunk.first_item);
     let end = lower_bound(start, row.end, chunk.first_item + chunk.count);
 
@@ -106,7 +105,7 @@ fn main(
     for (var event = start + thread; event < end; event += THREADS) {
         let item = indices[event] - chunk.first_item;
         let f = wide(logits[chunk.four + item / 4u])[item % 4u];
-        let x = value_at(rows, event);
+        let x = value_at(p.x, event);
         if (p.kind == MULTINOMIAL) {
             total += x;
             loss += x * (top - f);

@@ -33,7 +33,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let number = group_number(group, groups);
-    if (number >= p.count * p.chunks) {
+    if (number >= p.x.count * p.chunks) {
         return;
     }
     let chunk = chunk_of(number);
@@ -55,11 +55,7 @@ fn main(
     workgroupBarrier();
 
     for (var event = found.start + thread; event < found.end; event += THREADS) {
-        var x = 1.0;
-        if ((p.flags & 2u) != 0u) {
-            x = values[event];
-        }
-        history[indices[event] - chunk.first_item] = bitcast<u32>(x);
+        history[indices[event] - chunk.first_item] = bitcast<u32>(value_at(p.x, event));
     }
     let joined = min(p.row_chunks, THREADS);
     var top = tops[0];

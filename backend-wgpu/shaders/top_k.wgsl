@@ -6,7 +6,8 @@
 // k-th best. It is not above the k-th best of all, and mostly next to it. Where it is not, or many are wanted, the bound
 // is found byte by byte from histograms. More than ROUND are ranked in rounds, each below the last of the one before.
 //
-// What is ranked is one of two texts: it has `Source`, what a workgroup ranks, and `keys_at` and `items_at`, four of it.
+// What is ranked is in another text, one of two: it has `Source`, what a workgroup ranks and where it writes, and
+// `keys_at` and `items_at`, four of it.
 
 const THREADS = 256u;
 const ROUND = 1024u;
@@ -164,11 +165,10 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let number = group_number(group, groups);
-    if (number >= p.count * p.chunks) {
+    if (number >= p.groups) {
         return;
     }
     let source = source_of(number, thread);
-    let out = p.out + (number / p.chunks) * p.out_stride + (number % p.chunks) * p.k;
     var beyond = BEYOND;
     for (var done = 0u; done < p.k; done += ROUND) {
         let want = min(p.k - done, ROUND);
@@ -187,16 +187,16 @@ fn main(
             let rank = ranks[i];
             let place = place_of(rank, count);
             if (place < want) {
-                best_items[out + done + place] = ~rank.y;
-                best_scores[out + done + place] = score_of(rank.x);
+                best_items[source.out + done + place] = ~rank.y;
+                best_scores[source.out + done + place] = score_of(rank.x);
             }
             if (place == want - 1u) {
                 told = vec4<u32>(rank, 0u, 0u);
             }
         }
         for (var i = count + thread; i < want; i += THREADS) {
-            best_items[out + done + i] = NO_ITEM;
-            best_scores[out + done + i] = 0x80000000u | INFINITY_BITS;
+            best_items[source.out + done + i] = NO_ITEM;
+            best_scores[source.out + done + i] = 0x80000000u | INFINITY_BITS;
         }
         beyond = workgroupUniformLoad(&told).xy;
     }

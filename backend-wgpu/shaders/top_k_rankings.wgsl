@@ -1,15 +1,11 @@
 // Rankings of parts of each row, to be one.
 
 struct Params {
-    // Rows.
-    count: u32,
+    groups: u32,
     // Items of all rankings of a row.
     each: u32,
-    // Always one: a workgroup takes all of them.
-    chunks: u32,
-    // Where the rankings begin, elements from one row of them to the next, and the length of each.
+    // Where the rankings that they make begin, and the length of each.
     out: u32,
-    out_stride: u32,
     k: u32,
 }
 
@@ -22,10 +18,11 @@ struct Params {
 struct Source {
     begin: u32,
     fours: u32,
+    out: u32,
 }
 
 fn source_of(number: u32, thread: u32) -> Source {
-    return Source(number * p.each, (p.each + 3u) / 4u);
+    return Source(number * p.each, (p.each + 3u) / 4u, p.out + number * p.k);
 }
 
 fn items_at(source: Source, i: u32) -> vec4<u32> {

@@ -1,10 +1,9 @@
 // Scores to be ranked, and the history that is left out.
 
 struct Params {
-    // Rows of the histories: see `Rows` in rows.wgsl.
-    first: u32,
-    count: u32,
-    flags: u32,
+    // The histories.
+    seen: Rows,
+    groups: u32,
     // The items of these scores: the first, and how many.
     first_item: u32,
     cols: u32,
@@ -34,15 +33,17 @@ const CHUNK = 32768u;
 struct Source {
     four: u32,
     fours: u32,
-    // The first item.
     first_item: u32,
+    out: u32,
 }
 
 // Items that may not be ranked, as bits.
 var<workgroup> closed: array<atomic<u32>, CHUNK / 32u>;
 
 fn source_of(number: u32, thread: u32) -> Source {
-    let begin = (number % p.chunks) * CHUNK;
+    let r = number / p.chunks;
+    let chunk = number % p.chunks;
+    let begin = chunk * CHUNK;
     let count = min(p.cols - begin, CHUNK);
     for (var word = thread; 32u * word < count; word += THREADS) {
         // What lies behind the last item is none.
@@ -50,7 +51,7 @@ fn source_of(number: u32, thread: u32) -> Source {
         atomicStore(&closed[word], select(0xffffffffu << (left % 32u), 0u, left >= 32u));
     }
     workgroupBarrier();
-    let row = row_at(Rows(p.first, p.count, p.flags, 0u), p.first + number / p.chunks);
+    let row = row_at(p.seen, p.seen.first + r);
     let start = lower_bound(row.start, row.end, p.first_item + begin);
     let end = lower_bound(start, row.end, p.first_item + begin + count);
     for (var event = start + thread; event < end; event += THREADS) {
@@ -58,7 +59,8 @@ fn source_of(number: u32, thread: u32) -> Source {
         atomicOr(&closed[item / 32u], 1u << (item % 32u));
     }
     workgroupBarrier();
-    return Source(p.four + (number / p.chunks) * p.stride + begin / 4u, (count + 3u) / 4u, p.first_item + begin);
+    let out = p.out + r * p.out_stride + chunk * p.k;
+    return Source(p.four + r * p.stride + begin / 4u, (count + 3u) / 4u, p.first_item + begin, out);
 }
 
 fn keys_at(source: Source, i: u32) -> vec4<u32> {

@@ -5,7 +5,7 @@ use vaecf_core::backend::{Buf, Likelihood, Mat, Result, Rows};
 
 use crate::{
     Wgpu,
-    batch::{EVENTS, ROWS},
+    batch::{self, EVENTS, ROWS},
     cut::stretches,
 };
 
@@ -18,13 +18,11 @@ const PART: u64 = 16;
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    first: u32,
-    count: u32,
-    flags: u32,
+    x: batch::Rows,
     kind: u32,
     seen: f32,
     unseen: f32,
-    from: u32,
+    first_item: u32,
     cols: u32,
     four: u32,
     stride: u32,
@@ -47,8 +45,7 @@ impl Wgpu {
     ) -> Result {
         let (x, logits) = (self.rows(x)?, self.act(logits)?);
         let (step, scale) = (self.whole(step, "steps")?, self.whole(scale, "scales")?);
-        self.single(loss)?;
-        let losses = self.whole(loss.buf, "floats")?;
+        let losses = self.losses(loss)?;
         for rows in stretches(&logits.cuts().rows) {
             let cells = stretches(&logits.rows(rows.start, rows.len() as u32).cuts().cols);
             let chunks = |cell: &std::ops::Range<u32>| (cell.end - cell.start).div_ceil(CHUNK);
@@ -65,13 +62,11 @@ impl Wgpu {
                 for cell in &cells {
                     let at = logits.at(row, cell.start);
                     let params = Params {
-                        first: x.first + row,
-                        count,
-                        flags: x.flags,
+                        x: x.part(&(row..row + count)),
                         kind: kind.kind as u32,
                         seen: kind.seen,
                         unseen: kind.unseen,
-                        from: cell.start,
+                        first_item: cell.start,
                         cols: cell.end - cell.start,
                         four: at.four,
                         stride: logits.stride(),
@@ -84,7 +79,7 @@ impl Wgpu {
                     chunks_before += params.chunks;
                     calls.push((params, at.buffer));
                 }
-                let groups = |params: &Params| u64::from(params.count) * u64::from(params.chunks);
+                let groups = |params: &Params| u64::from(count) * u64::from(params.chunks);
                 let shared = include_str!("../../shaders/likelihood.wgsl");
                 for (params, logits) in &calls {
                     let first = [ROWS, EVENTS, shared, include_str!("../../shaders/likelihood_first.wgsl")];
@@ -92,7 +87,7 @@ impl Wgpu {
                     self.call("likelihood_first", &first, &buffers, params, groups(params))?;
                 }
                 for (params, logits) in &calls {
-                    let rest = [shared, include_str!("../../shaders/likelihood_rest.wgsl")];
+                    let rest = [EVENTS, shared, include_str!("../../shaders/likelihood_rest.wgsl")];
                     let buffers = [&x.indices, &x.values, &scale, &parts, &events, logits, &losses];
                     self.call("likelihood_rest", &rest, &buffers, params, groups(params))?;
                 }

@@ -5,12 +5,15 @@ use vaecf_core::backend::{Buf, Mat, Result, Rows};
 
 use crate::{
     Wgpu,
-    batch::{EVENTS, ROWS},
+    batch::{self, EVENTS, ROWS},
     cut::stretches,
 };
 
 /// Columns of a row that a workgroup takes: the items that may not be ranked are bits in its memory.
 const CHUNK: u32 = 32_768;
+
+/// Items that the rankings of chunks have at once, unless those of one row are more.
+const ROOM: u64 = 1 << 24;
 
 const RANK: &str = include_str!("../../shaders/top_k.wgsl");
 
@@ -18,10 +21,9 @@ const RANK: &str = include_str!("../../shaders/top_k.wgsl");
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Scores {
-    first: u32,
-    count: u32,
-    flags: u32,
-    from: u32,
+    seen: batch::Rows,
+    groups: u32,
+    first_item: u32,
     cols: u32,
     four: u32,
     stride: u32,
@@ -35,11 +37,9 @@ struct Scores {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Rankings {
-    count: u32,
+    groups: u32,
     each: u32,
-    chunks: u32,
     out: u32,
-    out_stride: u32,
     k: u32,
 }
 
@@ -59,11 +59,10 @@ impl Wgpu {
             let lens = cells.iter().map(|cell| cell.end - cell.start);
             let chunks: u32 = lens.clone().map(|len| len.div_ceil(CHUNK)).sum();
             let whole = chunks == 1;
-            // Where a row is not ranked at once, its chunks are, and their rankings are made one, as many rows at once
-            // as leave these within a piece.
+            // Where a row is not ranked at once, its chunks are, and their rankings are made one.
             let part = if whole { k } else { lens.max().unwrap_or(0).min(CHUNK).min(k) };
             let each = chunks * part;
-            let most = if whole { u64::MAX } else { self.piece / u64::from(each).max(1) };
+            let most = if whole { u64::MAX } else { self.piece.min(ROOM) / u64::from(each).max(1) };
             let most = most.clamp(1, u32::MAX.into()) as u32;
             for row in rows.clone().step_by(most as usize) {
                 let count = most.min(rows.end - row);
@@ -76,15 +75,15 @@ impl Wgpu {
                 for cell in &cells {
                     let begin = scores.at(row, cell.start);
                     let cols = cell.end - cell.start;
+                    let chunks = cols.div_ceil(CHUNK);
                     let params = Scores {
-                        first: seen.first + row,
-                        count,
-                        flags: seen.flags,
-                        from: cell.start,
+                        seen: seen.part(&(row..row + count)),
+                        groups: count * chunks,
+                        first_item: cell.start,
                         cols,
                         four: begin.four,
                         stride: scores.stride(),
-                        chunks: cols.div_ceil(CHUNK),
+                        chunks,
                         out: at,
                         out_stride,
                         k: part,
@@ -92,14 +91,13 @@ impl Wgpu {
                     let kernel = [ROWS, EVENTS, include_str!("../../shaders/top_k_scores.wgsl"), RANK];
                     let lists = [&seen.indptr, &seen.indices, &seen.values, &seen.users];
                     let buffers = [&lists[..], &[&begin.buffer, &parts[0], &parts[1]]].concat();
-                    let groups = u64::from(count) * u64::from(params.chunks);
-                    self.call("top_k_scores", &kernel, &buffers, &params, groups)?;
-                    at += params.chunks * part;
+                    self.call("top_k_scores", &kernel, &buffers, &params, params.groups.into())?;
+                    at += chunks * part;
                 }
                 if !whole {
                     let kernel = [include_str!("../../shaders/top_k_rankings.wgsl"), RANK];
                     let buffers = [&parts[0], &parts[1], &best[0], &best[1]];
-                    let params = Rankings { count, each, chunks: 1, out, out_stride: k, k };
+                    let params = Rankings { groups: count, each, out, k };
                     self.call("top_k_rankings", &kernel, &buffers, &params, count.into())?;
                 }
             }
