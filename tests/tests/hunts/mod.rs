@@ -3,6 +3,8 @@
 //! A child process runs the trials of one operation until the first that fails, so that a crash or an endless loop is
 //! a failure like any other. The same trial must pass on the kernels as they are.
 
+#![allow(dead_code, reason = "each test program uses its part of this")]
+
 use std::{
     env,
     ffi::OsString,

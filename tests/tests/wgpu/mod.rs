@@ -10,7 +10,20 @@ use vaecf_wgpu::{Choice, Lowered, Options, Precision};
 pub(crate) const PIECES: Lowered = Lowered { binding: None, buffer: None, groups: Some(8), piece: Some(256) };
 
 /// Trials that reach what other sizes do not.
-const BEYOND: &[&str] = &[];
+const BEYOND: &[&str] = &[
+    // Several chunks of a row, full ones, and more of them than threads where a row is cut.
+    "agrees likelihood users=3 items=5000 kind=multinomial fill=full weights=true scale=8",
+    "agrees likelihood users=3 items=5000 kind=multinomial data=extreme",
+    "agrees likelihood users=3 items=5000 kind=gaussian scale=8",
+    "agrees likelihood users=2 items=66000 kind=multinomial",
+    // Several rounds, after the last of which a few are left to rank, and none.
+    "agrees top_k users=2 items=3000 k=1100",
+    "agrees top_k users=2 items=2600 k=2600 data=extreme fill=huge",
+    // More scores that are equal than one round has room for.
+    "agrees top_k users=2 items=6000 k=20 data=integers",
+    // Several chunks of a row.
+    "agrees top_k users=3 items=70001 k=20 data=integers fill=huge",
+];
 
 /// Those trials.
 pub(crate) fn beyond() -> Vec<Trial> {
