@@ -54,8 +54,12 @@ fn place_of(rank: vec2<u32>, count: u32) -> u32 {
     return place;
 }
 
-// The k-th best of what is the best of each thread.
+// The k-th best of what is the best of each thread; 0 where there are fewer.
 fn guess(source: Source, thread: u32, k: u32) -> vec2<u32> {
+    let busy = min(source.fours, THREADS);
+    if (busy < k) {
+        return vec2<u32>(0u);
+    }
     var best = 0u;
     for (var i = thread; i < source.fours; i += THREADS) {
         let keys = keys_at(source, i);
@@ -63,7 +67,7 @@ fn guess(source: Source, thread: u32, k: u32) -> vec2<u32> {
     }
     ranks[thread] = vec2<u32>(best, thread);
     workgroupBarrier();
-    if (place_of(ranks[thread], THREADS) == k - 1u) {
+    if (thread < busy && place_of(ranks[thread], busy) == k - 1u) {
         told = vec4<u32>(best, 0u, 0u, 0u);
     }
     return workgroupUniformLoad(&told).xy;

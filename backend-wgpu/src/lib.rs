@@ -341,9 +341,10 @@ struct BoundRows {
 impl Backend for Wgpu {
     fn info(&self) -> Info {
         let found = &self.context.found;
+        let software = if found.software { ", in software" } else { "" };
         Info {
             name: "wgpu".into(),
-            device: format!("{}, {}, {}", found.name, found.through, found.driver),
+            device: format!("{}, {}, {}{software}", found.name, found.through, found.driver),
             precision: self.precision.name().into(),
             master: Master::F32,
             memory: self.context.memory(),

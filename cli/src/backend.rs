@@ -187,6 +187,7 @@ fn wgpu_details() -> Vec<(String, String)> {
         if found.software {
             about += ", in software";
         }
+        about += &found.memory.map(|memory| format!("; {} of memory", bytes(memory))).unwrap_or_default();
         about += &format!(
             "; buffers of {}, {} of one in a shader, {} in a workgroup",
             bytes(found.buffer),
