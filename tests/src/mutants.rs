@@ -102,7 +102,7 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Training, "the narrow copy of the weights is that of the start"),
     (Op::Linear, "results are cut instead of rounded"),
     (Op::Linear, "results beyond the largest are the largest"),
-    (Op::Adam, "the narrow copy of the weights is cut instead of rounded"),
+    (Op::Adam, "the narrow copy of the weights is cut"),
 ];
 
 /// Those of them that half precision has: see [`Narrow`].
@@ -114,7 +114,7 @@ const OF_NARROW: [&str; 8] = [
     "the narrow copy of the weights is that of the start",
     "results are cut instead of rounded",
     "results beyond the largest are the largest",
-    "the narrow copy of the weights is cut instead of rounded",
+    "the narrow copy of the weights is cut",
 ];
 
 /// What caught a mutant: the trial's line, and how many were run until then.

@@ -71,7 +71,7 @@ impl<B: Backend> Narrow<B> {
         let mut all = vec![0.0; len];
         self.inner.download(weights, 0, HostMut::F64(&mut all))?;
         let rounded = match self.fault {
-            "the narrow copy of the weights is cut instead of rounded" => self.cut(&all),
+            "the narrow copy of the weights is cut" => self.cut(&all),
             _ => self.rounded(&all),
         };
         self.inner.upload(copy, 0, Host::F64(&rounded))
