@@ -217,7 +217,7 @@ impl Context {
         let mut features = adapter.features() & wanted;
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if !found.cooperative_matrices.is_empty() && adapter.features().contains(matrices) {
-            features |= matrices;
+            features |= matrices | (adapter.features() & Features::SUBGROUP);
             // SAFETY: what is experimental about the feature is whether it gives right results, or a device at
             // all; it is used after a test on a device of its own (`products::coop`).
             experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };

@@ -34,7 +34,7 @@ use vaecf_core::backend::{
     Result, Role, Rows,
 };
 
-use crate::{clock::Clock, context::Context, kernels::Kernels, memory::Table, queue::Queue};
+use crate::{clock::Clock, context::Context, kernels::Kernels, memory::Table, products::Products, queue::Queue};
 
 /// What activations, logits and the weights that operations read are stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -65,12 +65,13 @@ impl Precision {
         }
     }
 
-    /// How shaders see what is stored.
-    fn prelude(self) -> &'static str {
-        match self {
+    /// What all shaders begin with: how they see what is stored, and functions.
+    fn common(self) -> String {
+        let stored = match self {
             Self::F32 => include_str!("../shaders/storage_single.wgsl"),
             Self::F16 => include_str!("../shaders/storage_half.wgsl"),
-        }
+        };
+        [stored, include_str!("../shaders/common.wgsl"), ""].join("\n")
     }
 }
 
@@ -153,7 +154,7 @@ pub struct Wgpu {
     scratch: Scratches,
     /// Whether a gradient of this update was not finite: zero between updates.
     verdict: wgpu::Buffer,
-    products: products::Products,
+    products: Products,
     precision: Precision,
     /// Elements of a piece of a matrix.
     piece: u64,
@@ -210,18 +211,24 @@ impl Wgpu {
     /// See [`Wgpu::open`].
     pub async fn open_async(options: &Options) -> vaecf_core::Result<Self> {
         let context = Context::open(options).await?;
+        let products = Products::new(&context, options).await?;
+        Ok(Self::on(context, options, products)?)
+    }
+
+    /// Takes over a device.
+    fn on(context: Context, options: &Options, products: Products) -> Result<Self> {
         let limits = &context.limits;
         let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4;
         // Addresses within a piece are 32 bits.
         let piece = options.lowered.piece.unwrap_or(u64::MAX).min(most).min(1 << 31) / 64 * 64;
         if piece == 0 {
-            return Err(Fault::Other(format!("{} has no room for a matrix", context.found.name)).into());
+            return Err(Fault::Other(format!("{} has no room for a matrix", context.found.name)));
         }
         let kernels = Kernels::new(&context, options.planted.clone());
         let queue = Queue::new(&context, &kernels)?;
         let (clock, nothing, verdict) = (Clock::new(&context), context.buffer(16)?, context.buffer(16)?);
         Ok(Self {
-            products: products::Products::new(&context, options).await?,
+            products,
             kernels,
             queue,
             table: Table::default(),
@@ -241,6 +248,11 @@ impl Wgpu {
         &self.context.found
     }
 
+    /// What multiplies matrices, in words: shaders, or the device's own matrices, and why not those.
+    pub fn multiplies_with(&self) -> String {
+        self.products.describe()
+    }
+
     /// Issues a kernel: its name, the parts of its text behind what all have, the buffers in the order of their bindings,
     /// its parameters, and the number of workgroups.
     fn call<P: bytemuck::Pod>(
@@ -253,10 +265,7 @@ impl Wgpu {
     ) -> Result {
         const { assert!(size_of::<P>() as u64 <= kernels::PARAMS, "parameters do not fit their place") };
         let precision = self.precision;
-        let text = || {
-            let common = [precision.prelude(), include_str!("../shaders/common.wgsl")];
-            common.iter().chain(parts).copied().collect::<Vec<_>>().join("\n")
-        };
+        let text = || precision.common() + &parts.join("\n");
         self.call_text(name, &text, buffers, bytemuck::bytes_of(params), groups)
     }
 
