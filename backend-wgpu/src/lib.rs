@@ -104,7 +104,7 @@ pub struct Lowered {
 #[doc(hidden)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planted {
-    /// The kernel's name.
+    /// The kernel's name, or the first words of those that several variants have.
     pub kernel: String,
     /// A part of its text.
     pub what: String,
