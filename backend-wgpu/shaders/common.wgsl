@@ -38,6 +38,24 @@ struct Scale {
     finite: u32,
 }
 
+// ---- rows of the batch ----
+
+// A window of rows of a sparse matrix.
+struct Rows {
+    first: u32,
+    count: u32,
+    // Which lists there are: 1 row starts, 2 values, 4 users.
+    flags: u32,
+    unused: u32,
+}
+
+struct Row {
+    // Row of the matrix: the user that noise is counted by.
+    user: u32,
+    start: u32,
+    end: u32,
+}
+
 // ---- numbers that are none ----
 
 // By their bits: compilers may take it that there are no others.
@@ -67,6 +85,17 @@ fn infinity(zero: u32) -> f32 {
 // go are zeros.
 fn again(n: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(n) & vec4<u32>(0xffffff00u));
+}
+
+// 1 / sqrt(x), zero where that is no number. A step of Newton's makes it exact for powers of four, from a device's own
+// that is not.
+fn inverse_root(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    if (bits < 0x00800000u || bits >= INFINITY_BITS) {
+        return 0.0;
+    }
+    let y = inverseSqrt(x);
+    return fma(0.5 * y, fma(-x * y, y, 1.0), y);
 }
 
 // 2^n for n from -126 to 127.

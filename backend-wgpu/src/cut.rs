@@ -41,12 +41,41 @@ impl Cuts {
         }
         cuts
     }
+
+    /// Those of both.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.rows.extend(other.rows);
+        self.cols.extend(other.cols);
+        self
+    }
+
+    /// The cells between them, row after row.
+    pub(crate) fn cells(&self) -> Vec<(Range<u32>, Range<u32>)> {
+        let cols = stretches(&self.cols);
+        let row = |rows: Range<u32>| cols.iter().map(move |cols| (rows.clone(), cols.clone()));
+        stretches(&self.rows).into_iter().flat_map(row).collect()
+    }
 }
 
 /// The stretches between cuts.
 pub(crate) fn stretches(cuts: &BTreeSet<u32>) -> Vec<Range<u32>> {
     let ends = cuts.iter().skip(1);
     cuts.iter().zip(ends).map(|(&from, &to)| from..to).collect()
+}
+
+/// The stretches between cuts, none longer than `most`, which is at least 1.
+pub(crate) fn cut_every(mut cuts: BTreeSet<u32>, most: u64) -> Vec<Range<u32>> {
+    let end = cuts.last().copied().unwrap_or(0);
+    cuts.extend((0..end).step_by(usize::try_from(most).unwrap_or(usize::MAX)));
+    stretches(&cuts)
+}
+
+/// For sums: where there is nothing to add up, a sum over nothing is made.
+pub(crate) fn or_nothing(mut stretches: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    if stretches.is_empty() {
+        stretches.push(0..0);
+    }
+    stretches
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!
 //! Calls are recorded and return at once; they are submitted together, and waited for by what reads.
 
+mod batch;
 mod clock;
 mod context;
 mod cut;
@@ -174,8 +175,7 @@ impl Scratch {
                 if let Some(outgrown) = outgrown {
                     queue.forget(outgrown);
                 }
-                let most = context.limits.max_storage_buffer_binding_size.max(bytes);
-                let buffer = context.buffer(bytes.next_power_of_two().min(most))?;
+                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(context.limits.max_buffer_size))?;
                 self.0 = Some(buffer.clone());
                 Ok(buffer)
             }
@@ -192,6 +192,8 @@ struct Scratches {
     rows: Scratch,
     /// Sums of stretches.
     partial: Scratch,
+    /// Items that many rows of the batch hold.
+    heavy: Scratch,
     /// Rankings of parts of rows: items and scores.
     candidates: [Scratch; 2],
 }
@@ -314,37 +316,16 @@ impl Wgpu {
         self.queue.used(buf);
         let buffer = self.table.get(buf, what)?;
         match &buffer.pieces[..] {
-            [whole] => Ok(whole.clone()),
+            [whole] if buffer.kind != memory::Kind::Half => Ok(whole.clone()),
             _ => Err(Fault::Other(format!("handle {} is no list", buf.0))),
         }
     }
 
-    fn rows(&mut self, x: Rows) -> Result<BoundRows> {
-        let flags =
-            u32::from(!x.indptr.is_none()) | u32::from(!x.values.is_none()) << 1 | u32::from(!x.users.is_none()) << 2;
-        Ok(BoundRows {
-            indptr: self.whole(x.indptr, "indices")?,
-            indices: self.whole(x.indices, "indices")?,
-            values: self.whole(x.values, "floats")?,
-            users: self.whole(x.users, "indices")?,
-            first: x.first,
-            count: x.count,
-            flags,
-        })
+    /// What is written for each user: bound as a whole, because where a batch begins is in the step.
+    fn losses(&mut self, mat: Mat) -> Result<wgpu::Buffer> {
+        self.single(mat)?;
+        self.whole(mat.buf, "floats")
     }
-}
-
-/// Rows of a batch, as they are bound: see `rows.wgsl`.
-#[derive(Clone, Debug)]
-struct BoundRows {
-    indptr: wgpu::Buffer,
-    indices: wgpu::Buffer,
-    values: wgpu::Buffer,
-    users: wgpu::Buffer,
-    first: u32,
-    count: u32,
-    /// Which lists there are: 1 row starts, 2 values, 4 users.
-    flags: u32,
 }
 
 impl Backend for Wgpu {

@@ -9,8 +9,8 @@ mod tune;
 
 use vaecf_core::backend::Result;
 
-use self::{coop::Matrices, template::Variant, tune::Tuning};
 pub(crate) use self::template::{Ends, Which};
+use self::{coop::Matrices, template::Variant, tune::Tuning};
 use crate::{Options, Precision, context::Context};
 
 /// The sizes of a product. All that may change its bits follows from them: how it is shared among parts, and whether

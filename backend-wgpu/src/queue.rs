@@ -178,7 +178,8 @@ impl Queue {
     /// Ends a recording; its number, from 1.
     pub(crate) fn end(&mut self, context: &Context, kernels: &Kernels) -> Result<u32> {
         let (batch, bufs) = self.recording.take().ok_or_else(|| Fault::Other("no recording was begun".into()))?;
-        let params = params_buffer(context, batch.params.len() as u64)?;
+        // Of no calls, too.
+        let params = params_buffer(context, (batch.params.len() as u64).max(PARAMS))?;
         context.queue.write_buffer(&params, 0, &batch.params);
         let params = params_group(context, kernels, &params);
         self.recorded.push(Recording { commands: batch.commands, params, bufs });

@@ -3,7 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 use vaecf_core::backend::{Buf, Likelihood, Mat, Result, Rows};
 
-use crate::{Wgpu, cut::stretches};
+use crate::{
+    Wgpu,
+    batch::{EVENTS, ROWS},
+    cut::stretches,
+};
 
 /// Columns of a row that a workgroup takes.
 const CHUNK: u32 = 2048;
@@ -83,11 +87,7 @@ impl Wgpu {
                 let groups = |params: &Params| u64::from(params.count) * u64::from(params.chunks);
                 let shared = include_str!("../../shaders/likelihood.wgsl");
                 for (params, logits) in &calls {
-                    let first = [
-                        include_str!("../../shaders/rows.wgsl"),
-                        shared,
-                        include_str!("../../shaders/likelihood_first.wgsl"),
-                    ];
+                    let first = [ROWS, EVENTS, shared, include_str!("../../shaders/likelihood_first.wgsl")];
                     let buffers = [&x.indptr, &x.indices, &x.values, &x.users, &step, logits, &parts, &events];
                     self.call("likelihood_first", &first, &buffers, params, groups(params))?;
                 }

@@ -10,7 +10,7 @@ use vaecf_core::backend::{Curve, Mat, Result};
 
 use crate::{
     Wgpu,
-    cut::stretches,
+    cut::{or_nothing, stretches},
     memory::{At, Floats},
     products::{Ends, Maker, Shape, Which, join},
 };
@@ -107,11 +107,6 @@ fn fours(side: &Range<u32>) -> u32 {
 fn shortened(side: &Range<u32>, most: u64) -> impl Iterator<Item = Range<u32>> {
     let (most, end) = (u32::try_from(most).unwrap_or(u32::MAX), side.end);
     side.clone().step_by(most as usize).map(move |from| from..end.min(from.saturating_add(most)))
-}
-
-/// Stretches of sums: those over nothing are made, too.
-fn or_nothing(stretches: Vec<Range<u32>>) -> Vec<Range<u32>> {
-    if stretches.is_empty() { vec![0..0] } else { stretches }
 }
 
 impl Product {

@@ -3,7 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 use vaecf_core::backend::{Buf, Mat, Result, Rows};
 
-use crate::{Wgpu, cut::stretches};
+use crate::{
+    Wgpu,
+    batch::{EVENTS, ROWS},
+    cut::stretches,
+};
 
 /// Columns of a row that a workgroup takes: the items that may not be ranked are bits in its memory.
 const CHUNK: u32 = 32_768;
@@ -85,11 +89,7 @@ impl Wgpu {
                         out_stride,
                         k: part,
                     };
-                    let kernel = [
-                        include_str!("../../shaders/rows.wgsl"),
-                        include_str!("../../shaders/top_k_scores.wgsl"),
-                        RANK,
-                    ];
+                    let kernel = [ROWS, EVENTS, include_str!("../../shaders/top_k_scores.wgsl"), RANK];
                     let lists = [&seen.indptr, &seen.indices, &seen.values, &seen.users];
                     let buffers = [&lists[..], &[&begin.buffer, &parts[0], &parts[1]]].concat();
                     let groups = u64::from(count) * u64::from(params.chunks);

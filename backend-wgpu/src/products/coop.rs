@@ -368,8 +368,20 @@ impl Matrices {
             line!(s, "workgroupBarrier();");
             line!(s, "for (var at = thread; at < {}u; at += {}u) {{", high * wide * fours, self.threads());
             line!(s, "let by = at / {fours}u;");
-            line!(s, "let row = {m}u * tile.y + by / {wide}u * {}u + {}u + at % {fours}u / {}u;", m / high, i * side, side / 4);
-            line!(s, "let col = {n}u * tile.z + by % {wide}u * {}u + {}u + 4u * (at % {}u);", n / wide, j * side, side / 4);
+            line!(
+                s,
+                "let row = {m}u * tile.y + by / {wide}u * {}u + {}u + at % {fours}u / {}u;",
+                m / high,
+                i * side,
+                side / 4
+            );
+            line!(
+                s,
+                "let col = {n}u * tile.z + by % {wide}u * {}u + {}u + 4u * (at % {}u);",
+                n / wide,
+                j * side,
+                side / 4
+            );
             line!(s, "if (row >= p.m_from && row < p.m && col < p.n) {{");
             line!(s, "finish(tile.x, row, col / 4u, summed(at));");
             line!(s, "}}");
@@ -410,7 +422,8 @@ pub(crate) async fn find(context: &Context) -> Result<Units, String> {
     }
     let mut result = Err(String::new());
     for units in Units::candidates(context) {
-        let makers = [true, false].map(|large| Matrices { units, large }).into_iter().filter(|matrices| matrices.fits());
+        let makers =
+            [true, false].map(|large| Matrices { units, large }).into_iter().filter(|matrices| matrices.fits());
         result = agree(context, Precision::F16, makers.map(Maker::Matrices)).await.map(|()| units);
         if result.is_ok() {
             break;

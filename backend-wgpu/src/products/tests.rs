@@ -43,7 +43,8 @@ fn give_the_same_bits(precision: Precision, variants: &[Variant], sizes: &[(u32,
 
 #[test]
 fn all_variants_give_the_same_bits() {
-    let variants: Vec<_> = tune::LOW.into_iter().chain(tune::HIGH).filter(|variant| variant.memory() <= 16384).collect();
+    let variants: Vec<_> =
+        tune::LOW.into_iter().chain(tune::HIGH).filter(|variant| variant.memory() <= 16384).collect();
     give_the_same_bits(Precision::F32, &variants, &[(70, 90, 53), (3, 5, 0), (130, 129, 16)]);
 }
 
@@ -84,8 +85,10 @@ fn kernels_with_matrices_compile() {
             let words = spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
             assert!(words.len() > 1000);
             if matrices.is_for_metal() {
-                let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..msl::Options::default() };
-                let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect("MSL");
+                let options =
+                    msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..msl::Options::default() };
+                let (text, _) =
+                    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect("MSL");
                 assert!(text.contains("simdgroup_multiply_accumulate") && !text.contains("16x16"), "{text}");
             }
         }

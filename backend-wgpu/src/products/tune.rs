@@ -121,7 +121,8 @@ fn variants(context: &Context, class: Shape) -> Vec<Variant> {
     let all = if class.m <= 16 { &LOW[..] } else { &HIGH[..] };
     let fits = |variant: &&Variant| {
         variant.memory() <= limits.max_compute_workgroup_storage_size
-            && variant.threads() <= limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x)
+            && variant.threads()
+                <= limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x)
     };
     all.iter().filter(fits).copied().collect()
 }

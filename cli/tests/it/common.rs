@@ -97,6 +97,43 @@ pub(crate) fn ratings(dir: &Path, users: u32) {
 /// What makes training quick.
 pub(crate) const SMALL: [&str; 8] = ["--hidden", "8", "--latent", "4", "--batch", "16", "--threads", "2"];
 
+/// A bench that is over soon.
+pub(crate) const BENCH: [&str; 13] = [
+    "bench",
+    "--shape",
+    "200x50x2000",
+    "--steps",
+    "1",
+    "--rounds",
+    "1",
+    "-k",
+    "5",
+    "--batch",
+    "50",
+    "--format",
+    "json",
+];
+
+/// Checks what that printed of a device that has a clock and says how much memory it has: every figure is there.
+pub(crate) fn has_all_figures(printed: &str, device: &str) {
+    let found: serde_json::Value = serde_json::from_str(printed).expect("JSON");
+    let setting = &found["settings"][0];
+    assert!(setting["device"].as_str().is_some_and(|said| said.contains(device)), "{found}");
+    for figure in ["ours/train/median", "ours/infer/median", "eager/median", "ceilings/copy", "ceilings/products"] {
+        let value = setting.pointer(&format!("/{figure}")).and_then(serde_json::Value::as_f64);
+        assert!(value.is_some_and(|value| value > 0.0), "{figure}: {setting}");
+    }
+    for figure in ["memory/planned", "memory/used"] {
+        let value = setting.pointer(&format!("/{figure}")).and_then(serde_json::Value::as_u64);
+        assert!(value > Some(0), "{figure}: {setting}");
+    }
+    for part in ["training", "inference"] {
+        let rows = setting[part].as_array().expect("rows");
+        let timed = rows.iter().all(|row| row["milliseconds"].as_f64() > Some(0.0));
+        assert!(!rows.is_empty() && timed, "{part}: {setting}");
+    }
+}
+
 /// A folder with `ratings.csv`, and `data/` prepared from it.
 pub(crate) fn prepared() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     built,
-    common::{self, NO_DEVICES, SMALL, VAECF, fails, file, no_drafts, prepared, vaecf},
+    common::{self, BENCH, NO_DEVICES, SMALL, VAECF, fails, file, has_all_figures, no_drafts, prepared, vaecf},
 };
 
 /// Mesa's driver in software, where it is installed. Its device is called llvmpipe.
@@ -221,4 +221,15 @@ fn what_the_driver_refuses_is_a_sentence() {
     let wide = ["train", "data", "-q", "--backend", "wgpu", "-o", "wide", "--hidden", "20000", "--latent", "2000"];
     let memory = faulty(&driver, "VAECF_VULKAN_MEMORY", "300000000");
     self::refused(dir, &memory, &wide, 4, &["out of memory", "smaller batch or model"]);
+}
+
+#[test]
+fn a_bench_of_the_device() {
+    let Some(driver) = lavapipe() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for precision in ["f32", "f16"] {
+        let on = ["--backend", "wgpu", "--precision", precision];
+        let (out, _) = run(dir.path(), &software(&driver), &[&BENCH[..], &on].concat(), 0);
+        has_all_figures(&out, "llvmpipe");
+    }
 }
