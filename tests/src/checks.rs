@@ -7,7 +7,6 @@ use vaecf_core::{
         Backend, Buf, Curve, Fault, Host, HostMut, Info, MARKS, Mark, Mat, Noise, Role, Rows, ScaleState, StepParams,
     },
     forward_backend,
-    layout::padded,
     random::{self, stream},
 };
 use vaecf_cpu::Cpu;
@@ -431,81 +430,6 @@ pub(crate) fn grows(q: &mut dyn Backend) -> Tried<f64> {
     }
     let right = if scales { state.scale == 8.0 && state.good == 0 } else { state.scale == 4.0 };
     ensure(right, || format!("after {updates} good updates the loss scale 4 has become {state:?}")).map(|()| 0.0)
-}
-
-/// Where activations are stored in fewer digits than sums have, a result is the nearest number there is, of two that are
-/// equally near the even one, and infinite from halfway beyond the largest; so is the copy of a weight that was updated.
-pub(crate) fn stores(q: &mut dyn Backend, op: Op) -> Tried<f64> {
-    let float = Numbers::of(&q.info()).map_err(Wrong::Broken)?.act;
-    // Of bf16, devices may take the smallest for zero.
-    let (largest, smallest) = match float {
-        Float::F16 => (half::f16::MAX.to_f64(), 2f64.powi(-24)),
-        Float::Bf16 => (half::bf16::MAX.to_f64(), 0.0),
-        Float::Tf32 | Float::F32 | Float::F64 => return Ok(0.0),
-    };
-    // A weight and a bias, which lie far apart; their sums are exact. From 1 to the next number it is twice `half`.
-    let half = float.roundoff();
-    let mut terms = vec![(f64::NAN, 0.0)];
-    for sign in [1.0, -1.0] {
-        for unit in [1.0 / 64.0, 1.0, 512.0].map(|unit| sign * unit) {
-            for steps in [0.0, 1.0, 2.0, 7.0] {
-                terms.extend([0.0, 0.5, 1.0, 1.5].map(|part| (unit * (1.0 + 2.0 * steps * half), unit * part * half)));
-            }
-        }
-        let unit = sign * largest / (2.0 - 2.0 * half);
-        terms.extend([0.5, 1.0, 1.5].map(|part| (sign * largest, unit * part * half)));
-        terms.push((sign * f64::INFINITY, 0.0));
-    }
-    let (weights, biases): (Vec<f64>, Vec<f64>) = terms.iter().copied().unzip();
-    // Halves of the smallest numbers.
-    let small: Vec<f64> = (-9..9).map(|n| f64::from(n) * smallest).collect();
-    let mut sums: Vec<f64> = terms.iter().map(|(w, b)| w + b).chain(small.iter().map(|w| w / 2.0)).collect();
-    if op == Op::Adam {
-        // There is no update of the others.
-        sums.retain(|sum| sum.is_finite());
-    }
-    let got = match op {
-        Op::Adam => affine_row(q, 1.0, &sums, &vec![0.0; sums.len()], true)?,
-        _ => {
-            [affine_row(q, 1.0, &weights, &biases, false)?, affine_row(q, 0.5, &small, &vec![0.0; small.len()], false)?]
-                .concat()
-        }
-    };
-    // Zero has one sign here.
-    let got: Vec<f64> = got.iter().map(|x| x + 0.0).collect();
-    let expected: Vec<f64> = sums.iter().map(|&sum| round(float, sum) + 0.0).collect();
-    match first_difference(&got, &expected) {
-        None => Ok(0.0),
-        Some(at) => {
-            Err(Wrong::Broken(format!("{:e} is stored as {:e} and should be {:e}", sums[at], got[at], expected[at])))
-        }
-    }
-}
-
-/// `x w + b` of one number, where asked for after an update of the weights that changes nothing.
-fn affine_row(q: &mut dyn Backend, x: f64, w: &[f64], b: &[f64], updated: bool) -> Tried<Vec<f64>> {
-    let n = w.len() as u32;
-    let stride = padded(n, q.info().align);
-    let all = [Role::Act, Role::Act, Role::Weight, Role::Weight, Role::Grad, Role::Moment, Role::Moment];
-    let all = all.map(|role| q.alloc(role, stride.into()));
-    let bufs = all.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let [xb, yb, wb, bb, dw, m, v] = bufs[..] else { return Err(Wrong::Broken("buffers are missing".into())) };
-    let (step, scale) = (q.alloc(Role::Step, 1)?, q.alloc(Role::Scale, 1)?);
-    let params = StepParams { update: 1, eps: 1.0, correction1: 1.0, correction2: 1.0, ..bytemuck::Zeroable::zeroed() };
-    q.upload(step, 0, Host::Step(&params))?;
-    q.upload(scale, 0, Host::Scale(&ScaleState { scale: 1.0, good: 0, skipped: 0, finite: 1 }))?;
-    for (buf, values) in [(xb, &[x][..]), (wb, w), (bb, b)] {
-        q.upload(buf, 0, Host::F64(values))?;
-    }
-    if updated {
-        q.adam(wb, dw, m, v, n.into(), 0, step, scale)?;
-    }
-    let row = |buf, cols| Mat { buf, rows: 1, cols, stride, offset: 0 };
-    q.linear(row(xb, 1), row(wb, n), row(bb, n), Curve::Identity, row(yb, n))?;
-    let mut y = vec![0.0; w.len()];
-    q.download(yb, 0, HostMut::F64(&mut y))?;
-    bufs.into_iter().chain([step, scale]).for_each(|buf| q.free(buf));
-    Ok(y)
 }
 
 /// What is uploaded after a first use counts in the second: nothing is kept aside.

@@ -100,6 +100,8 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Adam, "the loss scale never falls"),
     (Op::Adam, "the loss scale never grows"),
     (Op::Training, "the narrow copy of the weights is that of the start"),
+    (Op::Linear, "a curve takes what is not a number for zero"),
+    (Op::Likelihood, "logits that are not numbers are left out"),
     (Op::Linear, "results are cut instead of rounded"),
     (Op::Linear, "results beyond the largest are the largest"),
     (Op::Adam, "the narrow copy of the weights is cut"),
