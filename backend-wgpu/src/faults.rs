@@ -43,6 +43,8 @@ fn what_does_not_fit_is_out_of_memory_and_nothing_is_lost() {
     let Some(mut wgpu) = any(Lowered { buffer: Some(1 << 20), ..Lowered::default() }) else { return };
     let huge = wgpu.alloc(Role::Act, 1 << 60);
     assert!(matches!(huge, Err(Fault::OutOfMemory { .. })), "{huge:?}");
+    let huge = wgpu.alloc(Role::Index, 1 << 60);
+    assert!(matches!(huge, Err(Fault::OutOfMemory { .. })), "{huge:?}");
     let list = wgpu.alloc(Role::Index, 1 << 19);
     assert!(matches!(&list, Err(Fault::Other(why)) if why.contains("262144")), "{list:?}");
     // Longer than a buffer may be, and still a matrix.

@@ -175,7 +175,8 @@ impl Scratch {
                 if let Some(outgrown) = outgrown {
                     queue.forget(outgrown);
                 }
-                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(context.limits.max_buffer_size))?;
+                let most = context.limits.max_buffer_size.max(bytes);
+                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(most))?;
                 self.0 = Some(buffer.clone());
                 Ok(buffer)
             }
@@ -349,7 +350,14 @@ impl Backend for Wgpu {
     }
 
     fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> {
-        self.table.alloc(&self.context, self.precision, self.piece, role, len)
+        match self.table.alloc(&self.context, self.precision, self.piece, role, len) {
+            // What was freed is given back when the work that used it is known to be done.
+            Err(Fault::OutOfMemory { .. }) if !self.queue.records() => {
+                self.sync()?;
+                self.table.alloc(&self.context, self.precision, self.piece, role, len)
+            }
+            allocated => allocated,
+        }
     }
 
     fn free(&mut self, buf: Buf) {

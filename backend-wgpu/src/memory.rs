@@ -160,6 +160,12 @@ impl Table {
             Role::Step => Kind::Step,
             Role::Scale => Kind::Scale,
         };
+        let bytes = kind.bytes() + if role == Role::Weight && precision == Precision::F16 { 2 } else { 0 };
+        let wanted = len.saturating_mul(bytes);
+        // Some drivers promise any amount; where it is not known what there is, it is not a tebibyte. To ask takes time.
+        if wanted > 1 << 20 && wanted > context.memory().unwrap_or(1 << 40) {
+            return Err(Fault::OutOfMemory { device: context.found.name.clone(), wanted });
+        }
         let is_list = !matches!(role, Role::Weight | Role::Grad | Role::Moment | Role::Act);
         let longest = longest_list(context);
         if is_list && len > longest {
@@ -168,12 +174,6 @@ impl Table {
                  stream the data",
                 context.found.name
             )));
-        }
-        let bytes = kind.bytes() + if role == Role::Weight && precision == Precision::F16 { 2 } else { 0 };
-        let wanted = len.saturating_mul(bytes);
-        // Some drivers promise any amount. To ask takes time.
-        if wanted > 1 << 20 && context.memory().is_some_and(|memory| wanted > memory) {
-            return Err(Fault::OutOfMemory { device: context.found.name.clone(), wanted });
         }
         let handle = self.last.checked_add(1).ok_or_else(|| Fault::Other("out of buffer handles".into()))?;
         let each = if is_list { len.max(1) } else { piece };
