@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use vaecf_core::backend::{Fault, Result};
 
-use crate::context::Context;
+use crate::{Planted, context::Context};
 
 /// Bytes of a kernel's parameters, and of their place in a buffer.
 pub(crate) const PARAMS: u64 = 256;
@@ -30,10 +30,11 @@ pub(crate) struct Kernels {
     /// How parameters are bound, for all.
     pub(crate) params: wgpu::BindGroupLayout,
     compiled: HashMap<String, Arc<Kernel>>,
+    planted: Option<Planted>,
 }
 
 impl Kernels {
-    pub(crate) fn new(context: &Context) -> Self {
+    pub(crate) fn new(context: &Context, planted: Option<Planted>) -> Self {
         let ty = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Uniform,
             has_dynamic_offset: true,
@@ -41,7 +42,7 @@ impl Kernels {
         };
         let entry = entry(0, ty);
         let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &[entry] };
-        Self { params: context.device.create_bind_group_layout(&descriptor), compiled: HashMap::new() }
+        Self { params: context.device.create_bind_group_layout(&descriptor), compiled: HashMap::new(), planted }
     }
 
     /// A kernel by name; the text is asked for the first time only. With `all_written`, every buffer is declared as
@@ -57,11 +58,32 @@ impl Kernels {
         if let Some(kernel) = self.compiled.get(&key) {
             return Ok(Arc::clone(kernel));
         }
-        let text = text();
+        let text = match &self.planted {
+            Some(planted) if planted.is_in(name) => planted.within(&text())?,
+            _ => text(),
+        };
         let text = if all_written { text.replace("<storage, read>", "<storage, read_write>") } else { text };
         let kernel = Arc::new(compile(context, &self.params, self.compiled.len(), name, &text)?);
         self.compiled.insert(key, Arc::clone(&kernel));
         Ok(kernel)
+    }
+}
+
+impl Planted {
+    fn is_in(&self, name: &str) -> bool {
+        name.strip_prefix(&self.kernel[..]).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    }
+
+    /// A text with the fault.
+    fn within(&self, text: &str) -> Result<String> {
+        let Self { kernel, what, which, instead } = self;
+        let mut places = text.match_indices(what).map(|(at, _)| at);
+        let place = match which {
+            Some(which) => places.nth(*which),
+            None => places.next().filter(|_| places.next().is_none()),
+        };
+        let at = place.ok_or_else(|| Fault::Other(format!("{what:?} is no place in the shader {kernel}")))?;
+        Ok([&text[..at], instead, &text[at + what.len()..]].concat())
     }
 }
 
@@ -152,6 +174,23 @@ fn compile(context: &Context, params: &wgpu::BindGroupLayout, id: usize, name: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_is_planted_in_its_place_or_not_at_all() {
+        let planted = |what: &str, which| {
+            let (kernel, instead) = ("some".into(), "fault".into());
+            Planted { kernel, what: what.into(), which, instead }
+        };
+        let fits = |planted: Planted, text: &str| assert_eq!(planted.within("one two one").as_deref(), Ok(text));
+        fits(planted("two", None), "one fault one");
+        fits(planted("one", Some(1)), "one two fault");
+        for (what, which) in [("one", None), ("three", None), ("one", Some(2))] {
+            let refused = planted(what, which).within("one two one");
+            assert!(matches!(&refused, Err(Fault::Other(why)) if why.contains("no place")), "{refused:?}");
+        }
+        let names = ["some", "some variant", "something", "awe some"];
+        assert_eq!(names.map(|name| planted("two", None).is_in(name)), [true, true, false, false]);
+    }
 
     #[test]
     fn an_outline_tells_what_is_written_and_shared() {

@@ -101,6 +101,20 @@ pub struct Lowered {
     pub piece: Option<u64>,
 }
 
+/// A fault that is planted in a kernel: how the tests are tested.
+#[doc(hidden)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planted {
+    /// The kernel's name, or the first words of those that several variants have.
+    pub kernel: String,
+    /// A part of its text.
+    pub what: String,
+    /// Which of those that are the same; none where there is only one.
+    pub which: Option<usize>,
+    /// What it becomes.
+    pub instead: String,
+}
+
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -114,6 +128,8 @@ pub struct Options {
     pub tune_software: bool,
     /// Limits below the adapter's.
     pub lowered: Lowered,
+    #[doc(hidden)]
+    pub planted: Option<Planted>,
 }
 
 /// The loss scale that a run in half precision begins with, and the finite updates after which it doubles. The
@@ -211,7 +227,7 @@ impl Wgpu {
         if piece == 0 {
             return Err(Fault::Other(format!("{} has no room for a matrix", context.found.name)));
         }
-        let kernels = Kernels::new(&context);
+        let kernels = Kernels::new(&context, options.planted.clone());
         let queue = Queue::new(&context, &kernels)?;
         let (clock, nothing, verdict) = (Clock::new(&context), context.buffer(16)?, context.buffer(16)?);
         Ok(Self {

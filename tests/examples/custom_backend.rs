@@ -67,7 +67,9 @@ impl Backend for Mine {
                 *a = match curve {
                     Curve::Identity => *a,
                     Curve::Tanh => a.tanh(),
-                    Curve::Relu => a.max(0.0),
+                    // Not by `max`, which loses what is not a number.
+                    Curve::Relu if *a < 0.0 => 0.0,
+                    Curve::Relu => *a,
                 }
             });
             self.cpu.upload(y.buf, y.offset + row * u64::from(y.stride), Host::F32(&sums))?;

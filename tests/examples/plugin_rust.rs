@@ -72,7 +72,9 @@ impl Backend for Plain {
                 *y = match curve {
                     Curve::Identity => *y,
                     Curve::Tanh => y.tanh(),
-                    Curve::Relu => y.max(0.0),
+                    // Not by `max`, which loses what is not a number.
+                    Curve::Relu if *y < 0.0 => 0.0,
+                    Curve::Relu => *y,
                 };
             }
             // Row by row: what pads the rows stays zero.

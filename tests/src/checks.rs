@@ -15,7 +15,7 @@ use crate::{
     case::{Case, Data, Fill, Op},
     compare::{Float, Tolerance, compare, first_difference, matrix, scalar},
     lab::{Lab, Mode, Taken, Tried, Wrong, ensure},
-    numbers::Numbers,
+    numbers::{Numbers, round},
     operations::{self, Bound, perform},
     suite::Check,
 };
@@ -373,7 +373,7 @@ fn holds(subject: &mut dyn Backend, numbers: Numbers) -> Tried<f64> {
             if role != Role::Weight {
                 subject.upload(buf, 0, Host::F64(&[1.0 / 3.0]))?;
                 subject.download(buf, 0, HostMut::F64(&mut all[..1]))?;
-                let wanted = crate::numbers::round(numbers.role(role), 1.0 / 3.0);
+                let wanted = round(numbers.role(role), 1.0 / 3.0);
                 compare(scalar(all[0]), scalar(wanted), &Tolerance::EXACT)
                     .map_err(|e| Wrong::Broken(format!("{role:?} of one third: {e}")))?;
             }

@@ -3,6 +3,7 @@
 mod case;
 mod checks;
 pub mod compare;
+mod extremes;
 mod gradients;
 mod lab;
 pub mod mutants;

@@ -100,15 +100,23 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Adam, "the loss scale never falls"),
     (Op::Adam, "the loss scale never grows"),
     (Op::Training, "the narrow copy of the weights is that of the start"),
+    (Op::Linear, "a curve takes what is not a number for zero"),
+    (Op::Likelihood, "logits that are not numbers are left out"),
+    (Op::Linear, "results are cut instead of rounded"),
+    (Op::Linear, "results beyond the largest are the largest"),
+    (Op::Adam, "the narrow copy of the weights is cut"),
 ];
 
 /// Those of them that half precision has: see [`Narrow`].
-const OF_NARROW: [&str; 5] = [
+const OF_NARROW: [&str; 8] = [
     "losses are narrow",
     "masters are narrow",
     "the loss scale never falls",
     "the loss scale never grows",
     "the narrow copy of the weights is that of the start",
+    "results are cut instead of rounded",
+    "results beyond the largest are the largest",
+    "the narrow copy of the weights is cut",
 ];
 
 /// What caught a mutant: the trial's line, and how many were run until then.

@@ -55,14 +55,32 @@ impl<B: Backend> Narrow<B> {
         let gaps = u64::from(mat.rows).saturating_sub(1) * u64::from(mat.stride);
         let mut all = vec![0.0; if mat.rows == 0 { 0 } else { (gaps + u64::from(mat.cols)) as usize }];
         self.inner.download(mat.buf, mat.offset, HostMut::F64(&mut all))?;
-        self.inner.upload(mat.buf, mat.offset, Host::F64(&self.rounded(&all)))
+        let rounded = match self.fault {
+            "results are cut instead of rounded" => self.cut(&all),
+            "results beyond the largest are the largest" => {
+                let within = |x: f64| if x.is_finite() { x.clamp(-65_504.0, 65_504.0) } else { x };
+                self.rounded(&all.into_iter().map(within).collect::<Vec<_>>())
+            }
+            _ => self.rounded(&all),
+        };
+        self.inner.upload(mat.buf, mat.offset, Host::F64(&rounded))
     }
 
     fn refresh(&mut self, weights: Buf) -> Result {
         let Some(&(copy, len)) = self.copies.get(&weights.0) else { return Ok(()) };
         let mut all = vec![0.0; len];
         self.inner.download(weights, 0, HostMut::F64(&mut all))?;
-        self.inner.upload(copy, 0, Host::F64(&self.rounded(&all)))
+        let rounded = match self.fault {
+            "the narrow copy of the weights is cut" => self.cut(&all),
+            _ => self.rounded(&all),
+        };
+        self.inner.upload(copy, 0, Host::F64(&rounded))
+    }
+
+    /// The next towards zero of the numbers of 11 bits.
+    fn cut(&self, src: &[f64]) -> Vec<f64> {
+        let cut = |x: f64| if x.is_finite() { f64::from_bits(x.to_bits() >> 42 << 42) } else { x };
+        self.rounded(&src.iter().map(|&x| cut(x)).collect::<Vec<_>>())
     }
 }
 

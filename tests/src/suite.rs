@@ -17,7 +17,7 @@ use vaecf_core::{
 
 use crate::{
     case::{Case, Data, Fill, Op},
-    checks, gradients,
+    checks, extremes, gradients,
     lab::{Tried, Wrong},
     numbers::Numbers,
     operations,
@@ -39,6 +39,10 @@ pub enum Check {
     Reuse,
     /// Marks come in order, and the time between them is that of the queue.
     Clock,
+    /// What an operation stores is the nearest number of the narrower type, and infinite beyond the largest.
+    Stores,
+    /// What is not finite shows in what is made of it.
+    Spreads,
     /// The loss scale doubles after a number of good updates, where a backend scales; elsewhere it stays.
     Grows,
     /// The reference agrees, nothing else is touched, the same bits come twice where promised, a replay
@@ -70,6 +74,8 @@ impl Check {
             Self::Handles => "handles",
             Self::Reuse => "reuse",
             Self::Clock => "clock",
+            Self::Stores => "stores",
+            Self::Spreads => "spreads",
             Self::Grows => "grows",
             Self::Agrees => "agrees",
             Self::Differences => "differences",
@@ -164,6 +170,14 @@ pub fn plan(options: &Options) -> Vec<Trial> {
         add(check, Case::of(Op::Memory));
     }
     add(Check::Grows, Case::of(Op::Adam));
+    for (check, op) in [
+        (Check::Stores, Op::Linear),
+        (Check::Stores, Op::Adam),
+        (Check::Spreads, Op::Linear),
+        (Check::Spreads, Op::Likelihood),
+    ] {
+        add(check, Case::of(op));
+    }
     for op in Op::ALL {
         Case::edges(op, options.full)
             .into_iter()
@@ -204,6 +218,8 @@ fn applies(check: Check, op: Op) -> bool {
     match check {
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse | Check::Clock => op == Op::Memory,
         Check::Grows => op == Op::Adam,
+        Check::Stores => matches!(op, Op::Linear | Op::Adam),
+        Check::Spreads => matches!(op, Op::Linear | Op::Likelihood),
         Check::Replays | Check::Planted | Check::Reaches => op == Op::Training,
         Check::TenSteps | Check::Oracle => op == Op::Step,
         drawn => checked(drawn, op),
@@ -299,6 +315,8 @@ fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => checks::memory(backend, check),
         Check::Clock => checks::clock(backend),
         Check::Grows => checks::grows(backend),
+        Check::Stores => extremes::stores(backend, case.op),
+        Check::Spreads => extremes::spreads(backend, case.op),
         Check::Agrees if case.op == Op::Step => step::one(backend, case, false),
         Check::Agrees => checks::agrees(backend, case),
         Check::Differences => checks::gradient(backend, case),

@@ -7,6 +7,7 @@
 mod built;
 mod cuda;
 mod subjects;
+mod wgpu;
 
 use std::{path::Path, process::ExitCode};
 
@@ -15,7 +16,8 @@ use vaecf_core::plugin::{Request, load};
 use vaecf_cpu::Cpu;
 use vaecf_cuda::{Cuda, Precision};
 use vaecf_tests::{Narrow, Recorded};
-use vaecf_wgpu::{Choice, Lowered, Wgpu};
+use vaecf_wgpu::{Lowered, Wgpu};
+use wgpu::PIECES;
 
 fn plugin(name: &'static str, full: bool, path: &Path) -> Subject {
     Subject::new(name, full, load(path, &Request::default()))
@@ -38,19 +40,15 @@ fn device(name: &'static str, precision: Precision) -> Subject {
     Subject { beyond: cuda::beyond(), ..Subject::new(name, true, cuda) }
 }
 
-/// The WGPU backend on a driver in software, which is chosen by name, so that a device of this machine never is.
+/// The WGPU backend on a driver in software.
 fn software(name: &'static str, driver: &str, precision: vaecf_wgpu::Precision, lowered: Lowered) -> Subject {
-    let adapter = Choice::Name(driver.into());
-    let options = vaecf_wgpu::Options { adapter, precision, lowered, ..Default::default() };
     // What is large would be in a hundred thousand pieces.
     let whole = lowered == Lowered::default();
     // Runs take the longest, and other rows make them of the same kernels.
     let runs = whole && precision == vaecf_wgpu::Precision::F32;
-    Subject { runs, ..Subject::new(name, whole, Wgpu::open(&options)) }
+    let opened = Wgpu::open(&wgpu::software(driver, precision, lowered));
+    Subject { runs, beyond: wgpu::beyond(), ..Subject::new(name, whole, opened) }
 }
-
-/// Pieces so small that most matrices are cut, both ways, and grids that are folded.
-const PIECES: Lowered = Lowered { binding: None, buffer: None, groups: Some(8), piece: Some(256) };
 
 fn main() -> ExitCode {
     use vaecf_wgpu::Precision::{F16, F32};

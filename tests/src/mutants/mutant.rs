@@ -340,6 +340,8 @@ impl Backend for Mutant {
             self.edit(y, |at, y| if at / width >= 64 && at % width >= 64 { 1.5 * y } else { y })?;
         } else if here("the sign is flipped") {
             self.edit(y, |_, y| -y)?;
+        } else if here("a curve takes what is not a number for zero") && curve == Curve::Relu {
+            self.edit(y, |_, y| if y.is_nan() { 0.0 } else { y })?;
         } else if here("padding is written") && y.stride > y.cols && y.rows > 1 {
             self.cpu.upload(y.buf, y.offset + u64::from(y.cols), Host::F32(&[1.0]))?;
         } else if here("an element before the output is written") && y.offset > 0 {
@@ -440,6 +442,8 @@ impl Backend for Mutant {
             x.values = Buf::NONE;
         } else if here("confidences are swapped") {
             (kind.seen, kind.unseen) = (kind.unseen, kind.seen);
+        } else if here("logits that are not numbers are left out") {
+            self.edit(logits, |_, f| if f.is_nan() { -60.0 } else { f })?;
         } else if here("the softmax does not subtract its maximum") && kind.kind == LikelihoodKind::Multinomial {
             // Where an exponential is infinite, so is the sum: the gradient is not a number.
             let cells = self.read(logits)?;

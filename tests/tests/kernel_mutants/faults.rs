@@ -5,68 +5,44 @@ use std::fs;
 use vaecf_cuda::Precision::{self, F16, F32, Tf32};
 use vaecf_tests::Op;
 
-/// A fault of the kernels.
-pub(crate) struct Fault {
-    /// The operation whose trials catch it.
-    pub(crate) op: Op,
-    /// What they are run in.
-    pub(crate) precision: Precision,
-    /// The source.
-    pub(crate) file: &'static str,
-    /// A text in it, which of those that are the same, and what it becomes.
-    what: &'static str,
-    which: Option<usize>,
-    instead: &'static str,
-    /// What it does.
-    pub(crate) name: String,
+use crate::hunts::{Fault, Row};
+
+/// The kernels that are compiled with a fault.
+pub(crate) fn kernel(fault: &Fault<Precision>) -> &'static str {
+    match fault.place.strip_suffix(".cu") {
+        Some(kernel) => kernel,
+        None => match fault.op {
+            Op::EncodeSparse => "encode_sparse",
+            Op::EncodeSparseGrad => "encode_sparse_grad",
+            Op::SampleLatent | Op::SampleLatentGrad => "sample_latent",
+            Op::Likelihood => "likelihood",
+            Op::Adam => "adam",
+            Op::TopK => "top_k",
+            _ => "gemm",
+        },
+    }
 }
 
-impl Fault {
-    /// The kernels that are compiled with it.
-    pub(crate) fn kernel(&self) -> &'static str {
-        match self.file.strip_suffix(".cu") {
-            Some(kernel) => kernel,
-            None => match self.op {
-                Op::EncodeSparse => "encode_sparse",
-                Op::EncodeSparseGrad => "encode_sparse_grad",
-                Op::SampleLatent | Op::SampleLatentGrad => "sample_latent",
-                Op::Likelihood => "likelihood",
-                Op::Adam => "adam",
-                Op::TopK => "top_k",
-                _ => "gemm",
-            },
-        }
-    }
-
-    /// A source with it.
-    pub(crate) fn in_source(&self, source: &str) -> Result<String, String> {
-        let mut places = source.match_indices(self.what).map(|(at, _)| at);
-        let only = source.matches(self.what).count() == 1;
-        let place = match self.which {
-            None if !only => None,
-            which => places.nth(which.unwrap_or(0)),
-        };
-        let at = place.ok_or_else(|| format!("{:?} is not a place in {}", self.what, self.file))?;
-        Ok([&source[..at], self.instead, &source[at + self.what.len()..]].concat())
-    }
+/// A source with a fault.
+pub(crate) fn in_source(fault: &Fault<Precision>, source: &str) -> Result<String, String> {
+    let Fault { place, what, which, instead, .. } = *fault;
+    let mut places = source.match_indices(what).map(|(at, _)| at);
+    let only = source.matches(what).count() == 1;
+    let at = match which {
+        None if !only => None,
+        which => places.nth(which.unwrap_or(0)),
+    };
+    let at = at.ok_or_else(|| format!("{what:?} is not a place in {place}"))?;
+    Ok([&source[..at], instead, &source[at + what.len()..]].concat())
 }
 
 /// All of them.
-pub(crate) fn faults() -> Vec<Fault> {
-    let one = |&(op, precision, file, what, instead, name): &Row| Fault {
-        op,
-        precision,
-        file,
-        what,
-        which: None,
-        instead,
-        name: name.to_owned(),
-    };
-    FAULTS.iter().map(one).chain(unordered()).collect()
+pub(crate) fn faults() -> Vec<Fault<Precision>> {
+    FAULTS.iter().map(Fault::of).chain(unordered()).collect()
 }
 
 /// Each barrier and each wait left out.
-fn unordered() -> impl Iterator<Item = Fault> {
+fn unordered() -> impl Iterator<Item = Fault<Precision>> {
     let kernels = crate::built::kernels();
     UNORDERED.iter().flat_map(move |&(op, file, what, needless)| {
         let source = fs::read_to_string(kernels.join(file)).expect("a kernel");
@@ -75,7 +51,7 @@ fn unordered() -> impl Iterator<Item = Fault> {
             let name = format!("{what} {} of {all} is left out", which + 1);
             // Sums and maxima over a block are those of the loss.
             let op = if file == "common.cuh" && which < 4 { Op::Likelihood } else { op };
-            Fault { op, precision: F32, file, what, which: Some(which), instead: ";", name }
+            Fault { op, on: F32, place: file, what, which: Some(which), instead: ";", name }
         })
     })
 }
@@ -105,10 +81,8 @@ const UNORDERED: &[(Op, &str, &str, &[usize])] = &[
     (Op::EncodeSparse, "common.cuh", BARRIER, &[2]),
 ];
 
-type Row = (Op, Precision, &'static str, &'static str, &'static str, &'static str);
-
 #[rustfmt::skip]
-const FAULTS: &[Row] = &[
+const FAULTS: &[Row<Precision>] = &[
     // ---- what all share ----
     (Op::EncodeSparse, F32, "common.cuh", "item & 1 ? words.at[1] : words.at[0]", "item & 1 ? words.at[0] : words.at[1]", "two words of a draw are swapped"),
     (Op::EncodeSparse, F32, "common.cuh", "item & 2 ? high : low", "item & 2 ? low : high", "high and low words of a draw are swapped"),
