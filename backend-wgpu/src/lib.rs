@@ -13,6 +13,8 @@ mod context;
 mod cut;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod functions;
 mod kernels;
 mod memory;
 mod queue;
