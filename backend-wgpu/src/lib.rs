@@ -177,8 +177,8 @@ impl Scratch {
                 if let Some(outgrown) = outgrown {
                     queue.forget(outgrown);
                 }
-                let most = context.limits.max_buffer_size.max(bytes);
-                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(most))?;
+                let most = memory::longest_list(context) * 4;
+                let buffer = context.buffer(bytes.next_multiple_of(1 << 16).min(most).max(bytes))?;
                 self.0 = Some(buffer.clone());
                 Ok(buffer)
             }
@@ -386,6 +386,18 @@ impl Backend for Wgpu {
         pollster::block_on(self.sync_async())
     }
 
+    fn scratch(&self, batch: u32, items: u32, units: u32) -> u64 {
+        let [batch, items, units] = [batch, items, units].map(|n| u64::from(n).next_multiple_of(4));
+        // None of them is larger than a piece, and each only as large as it has had to be.
+        let piece = 4 * self.piece;
+        let marks = (4 * items * batch.div_ceil(32)).min(piece) + (4 * (items + 1)).min(piece);
+        // What is known of each chunk of a row's items, twice; parts of a product; rankings of chunks.
+        let chunks = 2 * (16 * batch * items.div_ceil(ops::likelihood::CHUNK.into())).min(piece);
+        let parts = (4 * batch * units * 64).min(ops::linear::PARTS.min(piece));
+        let rankings = if items > ops::top_k::CHUNK.into() { 2 * (4 * batch * items).min(piece) } else { 0 };
+        marks + chunks.max(16 * batch) + parts + rankings + (1 << 20)
+    }
+
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
         self.op_encode_sparse(x, w, b, curve, noise, step, y)
     }
@@ -460,7 +472,7 @@ impl Backend for Wgpu {
         let Decode { g, w, b, curve, logits } = decode;
         let (mut from, all) = (0, g.rows);
         loop {
-            let rows = logits.rows.min(g.rows - from);
+            let rows = logits.rows.max(1).min(g.rows - from);
             let (g, dg, logits) = (window(g, from, rows), window(dg, from, rows), logits.top(rows));
             let x = Rows { first: x.first + from, count: rows, ..x };
             self.op_linear(g, w, b, Curve::Identity, logits)?;
@@ -479,7 +491,7 @@ impl Backend for Wgpu {
         let Decode { g, w, b, logits, .. } = decode;
         let mut from = 0;
         while from < g.rows {
-            let rows = logits.rows.min(g.rows - from);
+            let rows = logits.rows.max(1).min(g.rows - from);
             let (g, logits) = (window(g, from, rows), logits.top(rows));
             let seen = Rows { first: seen.first + from, count: rows, ..seen };
             self.op_linear(g, w, b, Curve::Identity, logits)?;

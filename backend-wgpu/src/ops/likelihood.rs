@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Columns of a row that a workgroup takes.
-const CHUNK: u32 = 2048;
+pub(crate) const CHUNK: u32 = 2048;
 /// Bytes of what a chunk tells about the loss, and of where its events are.
 const PART: u64 = 16;
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Elements that parts of sums take up at the most.
-const PARTS: u64 = 16 << 20;
+pub(crate) const PARTS: u64 = 16 << 20;
 
 /// `Params` in `product.wgsl`.
 #[repr(C)]

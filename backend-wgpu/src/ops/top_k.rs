@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Columns of a row that a workgroup takes: the items that may not be ranked are bits in its memory.
-const CHUNK: u32 = 32_768;
+pub(crate) const CHUNK: u32 = 32_768;
 
 /// Items that the rankings of chunks have at once, unless those of one row are more.
 const ROOM: u64 = 1 << 24;
