@@ -120,14 +120,28 @@ async fn adapters() -> Vec<wgpu::Adapter> {
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let mut adapters = instance.enumerate_adapters(backends).await;
+    // On Windows a device may be there twice, and is taken through Vulkan.
+    let through: Vec<_> = adapters.iter().map(|adapter| adapter.get_info()).collect();
+    let same = |a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo| (a.vendor, a.device) == (b.vendor, b.device);
+    let vulkan = |info: &wgpu::AdapterInfo| info.backend == wgpu::Backend::Vulkan;
+    adapters.retain(|adapter| {
+        let info = adapter.get_info();
+        vulkan(&info) || !through.iter().any(|other| vulkan(other) && same(other, &info))
+    });
     // The order of a kind is the driver's own.
     adapters.sort_by_key(|adapter| is_software(&adapter.get_info()));
     adapters
 }
 
 /// Looks for adapters.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn survey() -> Vec<Found> {
-    let adapters = pollster::block_on(adapters());
+    pollster::block_on(survey_async())
+}
+
+/// The same, for where waiting is not possible: in a browser.
+pub async fn survey_async() -> Vec<Found> {
+    let adapters = adapters().await;
     adapters.iter().enumerate().map(|(number, adapter)| Found::new(number, adapter)).collect()
 }
 

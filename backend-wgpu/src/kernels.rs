@@ -164,10 +164,13 @@ fn compile(context: &Context, params: &wgpu::BindGroupLayout, id: usize, name: &
         });
         (pipeline, layout)
     };
-    let (pipeline, layout) = context.now(0, make).map_err(|fault| match fault {
+    // The compiler of shaders is known to panic over some.
+    let make = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).ok();
+    let made = context.now(0, make).map_err(|fault| match fault {
         Fault::Other(why) => refuse(&why),
         other => other,
     })?;
+    let (pipeline, layout) = made.ok_or_else(|| refuse("its compiler failed"))?;
     Ok(Kernel { id, pipeline, layout, writes })
 }
 

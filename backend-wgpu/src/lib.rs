@@ -1,6 +1,7 @@
 //! The backend for any GPU: compute shaders through Vulkan, Metal or DX12.
 //!
-//! Kernels are WGSL without subgroups, immediates or float atomics, so that the same ones can run in a browser. Mixed
+//! Kernels are WGSL without subgroups, immediates or float atomics, so that the same ones can run in a browser; only those
+//! of a device's own matrices, which are used where a test has found them right, ask for more. Mixed
 //! precision is that of Micikevicius et al. 2018: operations read half copies of the weights and store activations,
 //! logits and their gradients as packed halves, on every device; every sum, every loss, the masters, their gradients
 //! and moments are single precision; the loss scale lives on the device.
@@ -31,7 +32,9 @@ mod products;
 
 use std::path::PathBuf;
 
-pub use context::{Found, survey};
+#[cfg(not(target_arch = "wasm32"))]
+pub use context::survey;
+pub use context::{Found, survey_async};
 use vaecf_core::backend::{
     Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise,
     Result, Role, Rows,
@@ -206,6 +209,7 @@ impl Wgpu {
     ///
     /// # Errors
     /// What is missing (driver, device, memory), and what to do about it.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(options: &Options) -> vaecf_core::Result<Self> {
         pollster::block_on(Self::open_async(options))
     }
@@ -335,9 +339,14 @@ impl Backend for Wgpu {
     fn info(&self) -> Info {
         let found = &self.context.found;
         let software = if found.software { ", in software" } else { "" };
+        // Whether the device's own matrices are used is said where they might be.
+        let multiplies = match self.multiplies_with() {
+            plain if plain == products::PLAIN => String::new(),
+            told => format!(", {told}"),
+        };
         Info {
             name: "wgpu".into(),
-            device: format!("{}, {}, {}{software}", found.name, found.through, found.driver),
+            device: format!("{}, {}, {}{software}{multiplies}", found.name, found.through, found.driver),
             precision: self.precision.name().into(),
             master: Master::F32,
             memory: self.context.memory(),
@@ -365,6 +374,7 @@ impl Backend for Wgpu {
     fn free(&mut self, buf: Buf) {
         if let Some(buffer) = self.table.remove(buf) {
             buffer.pieces.iter().chain(&buffer.copy).for_each(|piece| self.queue.forget(piece));
+            self.queue.freed(buf);
         }
     }
 
@@ -390,10 +400,10 @@ impl Backend for Wgpu {
         let [batch, items, units] = [batch, items, units].map(|n| u64::from(n).next_multiple_of(4));
         // None of them is larger than a piece, and each only as large as it has had to be.
         let piece = 4 * self.piece;
-        let marks = (4 * items * batch.div_ceil(32)).min(piece) + (4 * (items + 1)).min(piece);
+        let marks = (4 * items * batch.div_ceil(32)).min(piece) + (8 * (items + 1)).min(piece);
         // What is known of each chunk of a row's items, twice; parts of a product; rankings of chunks.
         let chunks = 2 * (16 * batch * items.div_ceil(ops::likelihood::CHUNK.into())).min(piece);
-        let parts = (4 * batch * units * 64).min(ops::linear::PARTS.min(piece));
+        let parts = (4 * batch * units * 64).min(4 * ops::linear::PARTS).min(piece);
         let rankings = if items > ops::top_k::CHUNK.into() { 2 * (4 * batch * items).min(piece) } else { 0 };
         marks + chunks.max(16 * batch) + parts + rankings + (1 << 20)
     }
@@ -510,8 +520,7 @@ impl Backend for Wgpu {
     }
 
     fn replay(&mut self, graph: Graph) -> Result {
-        let table = &self.table;
-        self.queue.replay(&self.context, graph.0, |buf| table.has(buf))
+        self.queue.replay(&self.context, graph.0)
     }
 
     fn mark(&mut self) -> Result<Mark> {
@@ -519,6 +528,9 @@ impl Backend for Wgpu {
     }
 
     fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        if cfg!(target_arch = "wasm32") {
+            return Err(Fault::Unsupported("seconds"));
+        }
         pollster::block_on(self.seconds_async(from, to))
     }
 

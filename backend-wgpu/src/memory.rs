@@ -195,11 +195,6 @@ impl Table {
         self.buffers.remove(&buf.0)
     }
 
-    /// Whether a handle names a buffer.
-    pub(crate) fn has(&self, buf: Buf) -> bool {
-        self.buffers.contains_key(&buf.0)
-    }
-
     /// A buffer of a kind.
     pub(crate) fn get(&self, buf: Buf, wanted: &'static str) -> Result<&Buffer> {
         match self.buffers.get(&buf.0) {

@@ -86,6 +86,9 @@ impl Maker {
     }
 }
 
+/// What multiplies where nothing else was tried.
+pub(crate) const PLAIN: &str = "own shaders";
+
 /// Which kernels make which products.
 #[derive(Debug)]
 pub(crate) struct Products {
@@ -126,8 +129,8 @@ impl Products {
     pub(crate) fn describe(&self) -> String {
         match &self.units {
             Ok(units) => units.to_string(),
-            Err(why) if why.is_empty() => "own shaders".into(),
-            Err(why) => format!("own shaders ({why})"),
+            Err(why) if why.is_empty() => PLAIN.into(),
+            Err(why) => format!("{PLAIN} ({why})"),
         }
     }
 }

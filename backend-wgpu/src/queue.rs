@@ -52,7 +52,8 @@ pub(crate) struct Queue {
     pending: Batch,
     /// What a recording holds so far.
     recording: Option<(Batch, Vec<Buf>)>,
-    recorded: Vec<Recording>,
+    /// None where a buffer that it used was freed.
+    recorded: Vec<Option<Recording>>,
     ring: wgpu::Buffer,
     ring_group: wgpu::BindGroup,
     groups: HashMap<(usize, Vec<wgpu::Buffer>), wgpu::BindGroup>,
@@ -178,22 +179,28 @@ impl Queue {
     /// Ends a recording; its number, from 1.
     pub(crate) fn end(&mut self, context: &Context, kernels: &Kernels) -> Result<u32> {
         let (batch, bufs) = self.recording.take().ok_or_else(|| Fault::Other("no recording was begun".into()))?;
-        // Of no calls, too.
-        let params = params_buffer(context, (batch.params.len() as u64).max(PARAMS))?;
+        let params = params_buffer(context, batch.params.len() as u64)?;
         context.queue.write_buffer(&params, 0, &batch.params);
         let params = params_group(context, kernels, &params);
-        self.recorded.push(Recording { commands: batch.commands, params, bufs });
+        self.recorded.push(Some(Recording { commands: batch.commands, params, bufs }));
         Ok(self.recorded.len() as u32)
     }
 
+    /// Gives back the recordings that use a buffer, and with them all that they hold.
+    pub(crate) fn freed(&mut self, buf: Buf) {
+        for recording in &mut self.recorded {
+            recording.take_if(|recording| recording.bufs.contains(&buf));
+        }
+    }
+
     /// Plays a recording, as long as all buffers it uses are live.
-    pub(crate) fn replay(&mut self, context: &Context, number: u32, live: impl Fn(Buf) -> bool) -> Result {
+    pub(crate) fn replay(&mut self, context: &Context, number: u32) -> Result {
         self.submit(context);
         let recording = (number as usize).checked_sub(1).and_then(|i| self.recorded.get(i));
         let recording = recording.ok_or_else(|| Fault::Other(format!("{number} is no recording")))?;
-        if let Some(gone) = recording.bufs.iter().find(|&&buf| !live(buf)) {
-            return Err(Fault::Other(format!("the recording uses handle {}, which was freed", gone.0)));
-        }
+        let recording = recording
+            .as_ref()
+            .ok_or_else(|| Fault::Other(format!("recording {number} used a buffer that was freed")))?;
         let mut encoder = context.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encode(&mut encoder, &recording.commands, &recording.params);
         context.queue.submit([encoder.finish()]);

@@ -104,6 +104,7 @@ impl Wgpu {
                 for part in stretches(at, src.len(), 4, u64::MAX) {
                     let bytes = bytemuck::cast_slice(&src[part.from..part.from + part.count]);
                     self.context.queue.write_buffer(&buffer, part.byte, bytes);
+                    self.context.queue.submit([]);
                 }
                 Ok(())
             }
@@ -131,6 +132,8 @@ impl Wgpu {
             bytes.clear();
             bytes.extend((part.from..part.from + part.count).flat_map(|i| (value(i) as f32).to_le_bytes()));
             self.context.queue.write_buffer(&pieces[part.piece], part.byte, &bytes);
+            // What waits to be sent takes memory until then.
+            self.context.queue.submit([]);
         }
         if copy.is_empty() {
             return Ok(());
@@ -148,6 +151,9 @@ impl Wgpu {
         len: usize,
         value: impl Fn(usize) -> f16,
     ) -> Result {
+        if cfg!(target_arch = "wasm32") && (at % 2 == 1 || len % 2 == 1) {
+            return Err(Fault::Other("in a browser, halves are sent in pairs".into()));
+        }
         for part in stretches(at, len, 2, each) {
             let piece = &pieces[part.piece];
             let first = part.byte / 4 * 4;
@@ -166,6 +172,7 @@ impl Wgpu {
                 half.copy_from_slice(&value(i).to_le_bytes());
             }
             self.context.queue.write_buffer(piece, first, &words);
+            self.context.queue.submit([]);
         }
         Ok(())
     }
@@ -228,7 +235,14 @@ impl Wgpu {
         self.queue.submit(&self.context);
         let (reply, tell) = Reply::new();
         staging.map_async(wgpu::MapMode::Read, ..bytes, tell);
-        let mapped = self.reply(reply).await?;
+        let mapped = match self.reply(reply).await {
+            Ok(mapped) => mapped,
+            Err(fault) => {
+                // It may be mapped or not, and is not used again.
+                self.staging = Staging::default();
+                return Err(fault);
+            }
+        };
         mapped.map_err(|error| self.refused(&error))?;
         let view = staging.get_mapped_range(..bytes).map_err(|error| self.refused(&error))?;
         let copied = view.to_vec();

@@ -166,7 +166,7 @@ fn wgpu(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     if found.software {
         let only = if options.adapter == Choice::Any { "no graphics device was found, and " } else { "" };
         let what = format!("{only}{} computes in software: the cpu backend is faster", found.name);
-        if global.backend == "auto" && !matches!(options.adapter, Choice::Name(_)) {
+        if global.backend == "auto" && options.adapter == Choice::Any {
             return Err(Error::new(Kind::Device, format!("{what}; --backend wgpu takes it all the same")));
         }
         ui.note(what);

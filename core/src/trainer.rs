@@ -544,8 +544,11 @@ impl Trainer {
             Some(Some(graph)) => *graph,
             Some(None) => {
                 queue.capture_begin()?;
-                self.model.learn(&mut queue, rows, noise, &self.space, &self.run)?;
-                let graph = queue.capture_end()?;
+                let issued = self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
+                // Ended whatever came of it: within a recording a device does nothing else.
+                let graph = queue.capture_end();
+                issued?;
+                let graph = graph?;
                 self.graphs.insert((set, count), Some(graph));
                 graph
             }

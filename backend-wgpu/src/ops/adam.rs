@@ -1,7 +1,7 @@
 //! One update of the whole arena.
 
 use bytemuck::{Pod, Zeroable};
-use vaecf_core::backend::{Buf, Result};
+use vaecf_core::backend::{Buf, Fault, Result};
 
 use crate::{GROWTH, Precision, Wgpu};
 
@@ -33,6 +33,9 @@ impl Wgpu {
             self.queue.used(buf);
             let buffer = self.table.range(buf, 0, len, "floats")?;
             pieces.push((buffer.in_pieces(buf)?.to_vec(), buffer.copy.clone()));
+        }
+        if self.precision == Precision::F16 && pieces[0].1.is_empty() {
+            return Err(Fault::Other(format!("handle {} is not of weights", w.0)));
         }
         let (step, scale) = (self.whole(step, "steps")?, self.whole(scale, "scales")?);
         let verdict = self.verdict.clone();

@@ -108,13 +108,7 @@ fn variants_are_measured_once_and_kept_in_a_file() {
     assert_eq!(tuning.variant(&context, Precision::F32, size), variant);
     let text = std::fs::read_to_string(&file).expect("a file");
     assert!(text.contains(&context.found.name) && text.contains("Forward 2x4096x512"), "{text}");
-    // A file decides, unless it names what there is not.
-    let other = tune::LOW.into_iter().find(|&other| other != variant).expect("several");
-    let line = |variant: Variant| {
-        let text = format!("\"tile_n\": {}", variant.tile_n);
-        text
-    };
-    let _ = (line, other);
+    // A file that is damaged is as good as none.
     std::fs::write(&file, "{ damaged").expect("a file");
     assert_eq!(Tuning::new(&context, &options).variant(&context, Precision::F32, size), variant);
     drop(std::fs::remove_dir_all(folder));

@@ -85,7 +85,8 @@ impl Tuning {
         let variant = match here.get(&key) {
             Some(&variant) => variant,
             None => {
-                let variant = measure(context, precision, class, &allowed).unwrap_or_else(|| fixed(shape));
+                // What could not be measured now may be another time.
+                let Some(variant) = measure(context, precision, class, &allowed) else { return fixed(shape) };
                 here.insert(key.clone(), variant);
                 if let Some(file) = &self.file {
                     // If this fails it is measured another time.
