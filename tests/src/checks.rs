@@ -12,10 +12,11 @@ use vaecf_core::{
 use vaecf_cpu::Cpu;
 
 use crate::{
-    case::{Case, Data, Fill, Op},
+    case::{Case, Data, Fill},
     compare::{Float, Tolerance, compare, first_difference, matrix, scalar},
     lab::{Lab, Mode, Taken, Tried, Wrong, ensure},
     numbers::{Numbers, round},
+    op::Op,
     operations::{self, Bound, perform},
     suite::Check,
 };

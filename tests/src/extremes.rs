@@ -8,10 +8,10 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::Op,
     compare::{Float, first_difference},
     lab::{Tried, Wrong, ensure},
     numbers::{Numbers, round},
+    op::Op,
 };
 
 /// Where activations are stored in fewer digits than sums have, a result is the nearest number there is, of two that are

@@ -7,10 +7,11 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::{Case, Op},
+    case::Case,
     checks::truth,
     lab::{Lab, Mode, Tried},
     numbers::Numbers,
+    op::Op,
     operations::{activated, affine, events, inputs, likelihood_of, perform},
 };
 

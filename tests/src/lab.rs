@@ -8,9 +8,10 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::{Case, Op},
+    case::Case,
     compare::first_difference,
     numbers::{Numbers, round},
+    op::Op,
     swapped::Swapped,
 };
 

@@ -1,6 +1,7 @@
 //! What every backend of vaecf is held to.
 
 mod case;
+mod cases;
 mod checks;
 pub mod compare;
 mod extremes;
@@ -9,6 +10,7 @@ mod lab;
 pub mod mutants;
 mod narrow;
 mod numbers;
+mod op;
 mod operations;
 #[cfg(feature = "oracle")]
 mod oracle;
@@ -20,9 +22,11 @@ mod step;
 mod suite;
 mod swapped;
 
-pub use case::{Case, Data, Fill, Op, cases};
+pub use case::{Case, Data, Fill};
+pub use cases::cases;
 pub use checks::Plain;
 pub use narrow::Narrow;
+pub use op::Op;
 pub use recorded::Recorded;
 pub use report::{Group, Known, Outcome, Report, Speed, judge};
 pub use step::{Learned, Step, values};

@@ -7,7 +7,7 @@ use vaecf_core::backend::Backend;
 
 use crate::{
     Narrow, Recorded,
-    case::Op,
+    op::Op,
     report::Outcome,
     suite::{Options, plan, run},
 };

@@ -7,10 +7,11 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::{Case, Data, Fill, Op},
+    case::{Case, Data, Fill},
     compare::Tolerance,
     lab::{Lab, Mode, Taken, Tried, ensure},
     numbers::{Numbers, round},
+    op::Op,
 };
 
 /// How a result came about: see [`crate::compare`].

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vaecf_core::backend::Info;
 
 use crate::{
-    case::Op,
+    op::Op,
     suite::{Check, Options, Trial, checked},
 };
 

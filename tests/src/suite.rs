@@ -16,10 +16,11 @@ use vaecf_core::{
 };
 
 use crate::{
-    case::{Case, Data, Fill, Op},
+    case::{Case, Data, Fill},
     checks, extremes, gradients,
     lab::{Tried, Wrong},
     numbers::Numbers,
+    op::Op,
     operations,
     report::{Known, Outcome, Report, Speed, judge},
     step,

@@ -11,7 +11,7 @@ use vaecf_core::{
 };
 use vaecf_cpu::Cpu;
 
-use crate::case::Op;
+use crate::op::Op;
 
 /// The CPU backend with one of [`FAULTS`](super::FAULTS).
 pub(super) struct Mutant {
