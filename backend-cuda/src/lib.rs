@@ -31,7 +31,7 @@ use std::{
 
 use clock::Clock;
 use kernels::Kernels;
-use memory::{Staging, Step, Table};
+use memory::{Staging, Table};
 use products::{Products, WORKSPACE};
 use vaecf_core::{
     Error, Kind,
@@ -39,6 +39,7 @@ use vaecf_core::{
         Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise, Result,
         Role, Rows, ScaleState,
     },
+    math::SingleStep,
     random,
 };
 
@@ -416,7 +417,7 @@ impl Backend for Cuda {
             Host::U32(src) => self.send_as_it_is(dst, at, src, "indices"),
             Host::Step(src) => {
                 let to = self.table.range(dst, at, 1, "steps", &self.main)?.master();
-                self.main.send_few(bytemuck::bytes_of(&Step::new(src)), to)
+                self.main.send_few(bytemuck::bytes_of(&SingleStep::new(src)), to)
             }
             Host::Scale(src) => {
                 let to = self.table.range(dst, at, 1, "scales", &self.main)?.master();

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use vaecf_core::{
-    backend::{Buf, Fault, Mat, Result, Role, ScaleState, StepParams},
-    math::Adam,
+    backend::{Buf, Fault, Mat, Result, Role, ScaleState},
+    math::SingleStep,
 };
 
 use crate::{
@@ -40,35 +39,9 @@ impl Kind {
         match self {
             Self::Single | Self::Index => 4,
             Self::Half => 2,
-            Self::Step => size_of::<Step>() as u64,
+            Self::Step => size_of::<SingleStep>() as u64,
             Self::Scale => size_of::<ScaleState>() as u64,
         }
-    }
-}
-
-/// [`StepParams`] as the kernels read it, with what can be worked out beforehand.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-pub(crate) struct Step {
-    update: u32,
-    first: u32,
-    beta: f32,
-    grad_factor: f32,
-    l2: f32,
-    beta1: f32,
-    beta2: f32,
-    gain1: f32,
-    gain2: f32,
-    eps: f32,
-    rate: f32,
-    root: f32,
-}
-
-impl Step {
-    pub(crate) fn new(step: &StepParams) -> Self {
-        let Adam { grad_factor, l2, beta1, beta2, gain1, gain2, eps, rate, root } = Adam::<f32>::new(step, 1.0);
-        let (update, first, beta) = (step.update, step.first, step.beta as f32);
-        Self { update, first, beta, grad_factor, l2, beta1, beta2, gain1, gain2, eps, rate, root }
     }
 }
 

@@ -192,8 +192,10 @@ fn bend(curve: u32, a: vec4<f32>) -> vec4<f32> {
     if (curve == TANH) {
         return hyperbolic_tangent(a);
     }
-    // Not by `max`, which may lose what is no number.
-    return select(a, vec4<f32>(0.0), vec4<bool>(curve == RELU) & (a < vec4<f32>(0.0)));
+    // By the bits: `max` may lose what is no number, and so may a comparison where a compiler takes it that there is none.
+    let bits = bitcast<vec4<u32>>(a);
+    let negative = (bits > vec4<u32>(0x80000000u)) & (bits <= vec4<u32>(0x80000000u | INFINITY_BITS));
+    return select(a, vec4<f32>(0.0), vec4<bool>(curve == RELU) & negative);
 }
 
 fn slope(curve: u32, y: vec4<f32>) -> vec4<f32> {

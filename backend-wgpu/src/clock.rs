@@ -1,8 +1,9 @@
 //! The queue's clock, and what the device does at best by it.
 
-use std::time::Instant;
-
-use vaecf_core::backend::{Backend, Ceilings, Curve, Fault, Host, MARKS, Mark, Mat, Result, Role};
+use vaecf_core::{
+    backend::{Ceilings, Fault, MARKS, Mark, Result},
+    ceilings,
+};
 
 use crate::{
     Wgpu,
@@ -60,98 +61,28 @@ impl Wgpu {
     }
 }
 
-/// What a measurement has to take for the clock to be exact, in seconds.
-const LONG: f64 = 5e-3;
-/// Times that each is measured; the best counts, because a limit is what can be reached.
-const TIMES: usize = 5;
-/// Bytes that a copy reads, and sides of the matrices of a product, at the most.
+/// Bytes that a copy reads at the most.
 const COPIED: u64 = 1 << 30;
-const SIDE: u32 = 8192;
+/// Bytes that are filled at once.
+const FILLED: u64 = 1 << 20;
 
 impl Wgpu {
     pub(crate) fn measure_ceilings(&mut self) -> Result<Ceilings> {
-        Ok(Ceilings { copy: self.copy_rate()?, products: self.product_rate()? })
-    }
-
-    /// The shortest of several runs, in seconds; one before them does not count. By the device's clock where it has one.
-    fn best(&mut self, run: &mut dyn FnMut(&mut Self) -> Result) -> Result<f64> {
-        run(self)?;
-        let mut best = f64::INFINITY;
-        for _ in 0..TIMES {
-            let time = if self.context.found.timestamps {
-                let from = self.mark()?;
-                run(self)?;
-                let to = self.mark()?;
-                self.seconds(from, to)?
-            } else {
-                self.sync()?;
-                let from = Instant::now();
-                run(self)?;
-                self.sync()?;
-                from.elapsed().as_secs_f64()
-            };
-            best = best.min(time);
-        }
-        Ok(best)
-    }
-
-    /// Bytes per second, read and written together, of a copy that is long enough to be measured.
-    fn copy_rate(&mut self) -> Result<f64> {
         let room = self.context.memory().map_or(COPIED, |memory| memory / 4);
         let most = COPIED.min(room).min(self.context.limits.max_buffer_size) / 4 * 4;
-        let mut bytes = most.min(1 << 20);
-        loop {
-            let [from, to] = [self.context.buffer(bytes)?, self.context.buffer(bytes)?];
-            // No zeros, which some devices compress.
-            let some: Vec<u8> = (0..bytes.min(1 << 20)).map(|at| (at % 251) as u8).collect();
-            for at in (0..bytes).step_by(1 << 20) {
-                self.context.queue.write_buffer(&from, at, &some[..(bytes - at).min(1 << 20) as usize]);
-            }
-            let copy = Command::Copy { from, at: 0, to, bytes };
-            let time = self.best(&mut |wgpu| {
-                wgpu.queue.push(&wgpu.context, copy.clone());
-                Ok(())
-            })?;
-            if time >= LONG || bytes == most {
-                return Ok(2.0 * bytes as f64 / time);
-            }
-            bytes = (2 * bytes).min(most);
+        let [from, to] = [self.context.buffer(most)?, self.context.buffer(most)?];
+        // No zeros, which some devices compress.
+        let some: Vec<u8> = (0..most.min(FILLED)).map(|at| (at % 251) as u8).collect();
+        for at in (0..most).step_by(FILLED as usize) {
+            self.context.queue.write_buffer(&from, at, &some[..(most - at).min(FILLED) as usize]);
+            self.context.queue.submit([]);
         }
-    }
-
-    /// FLOP per second of a square product that is long enough to be measured.
-    fn product_rate(&mut self) -> Result<f64> {
-        let mut side = 256;
-        loop {
-            let time = self.product_time(side)?;
-            if time >= LONG || side == SIDE {
-                return Ok(2.0 * f64::from(side).powi(3) / time);
-            }
-            side *= 2;
-        }
-    }
-
-    fn product_time(&mut self, side: u32) -> Result<f64> {
-        let len = u64::from(side) * u64::from(side);
-        let mut bufs = Vec::new();
-        let mut time = Ok(0.0);
-        for role in [Role::Act, Role::Weight, Role::Weight, Role::Act] {
-            match self.alloc(role, if bufs.len() == 2 { side.into() } else { len }) {
-                Ok(buf) => bufs.push(buf),
-                Err(fault) => time = Err(fault),
-            }
-        }
-        if let (Ok(_), &[x, w, b, y]) = (&time, &bufs[..]) {
-            let mat = |buf, rows| Mat { buf, rows, cols: side, stride: side, offset: 0 };
-            // Numbers as they come up, none of them zero.
-            let some: Vec<f32> = (0..len).map(|i| (i % 61) as f32 / 61.0 - 0.51).collect();
-            time = [x, w].iter().try_for_each(|&buf| self.upload(buf, 0, Host::F32(&some))).and_then(|()| {
-                let mut product =
-                    |wgpu: &mut Self| wgpu.linear(mat(x, side), mat(w, side), mat(b, 1), Curve::Identity, mat(y, side));
-                self.best(&mut product)
-            });
-        }
-        bufs.into_iter().for_each(|buf| self.free(buf));
-        time
+        let copy = ceilings::copy_rate(self, most, |wgpu, bytes| {
+            let copy = Command::Copy { from: from.clone(), at: 0, to: to.clone(), bytes };
+            wgpu.queue.push(&wgpu.context, copy);
+            Ok(())
+        })?;
+        drop((from, to));
+        Ok(Ceilings { copy, products: ceilings::product_rate(self)? })
     }
 }

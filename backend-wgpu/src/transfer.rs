@@ -8,9 +8,12 @@ use std::{
 };
 
 use half::f16;
-use vaecf_core::backend::{Buf, Fault, Host, HostMut, Result};
+use vaecf_core::{
+    backend::{Buf, Fault, Host, HostMut, Result},
+    math::SingleStep,
+};
 
-use crate::{Wgpu, context::Context, memory, memory::Step, queue::Command};
+use crate::{Wgpu, context::Context, memory, queue::Command};
 
 /// Bytes that are converted, sent or fetched at once.
 const STRETCH: u64 = 32 << 20;
@@ -110,7 +113,7 @@ impl Wgpu {
             }
             Host::Step(src) => {
                 let buffer = self.table.range(dst, at, 1, "steps")?.whole();
-                self.context.queue.write_buffer(buffer, 0, bytemuck::bytes_of(&Step::new(src)));
+                self.context.queue.write_buffer(buffer, 0, bytemuck::bytes_of(&SingleStep::new(src)));
                 Ok(())
             }
             Host::Scale(src) => {

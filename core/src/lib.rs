@@ -33,6 +33,7 @@
 //! The feature `plugins` (off by default) loads backends from shared libraries.
 
 pub mod backend;
+pub mod ceilings;
 #[cfg(feature = "files")]
 pub mod checkpoint;
 pub mod config;

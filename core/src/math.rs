@@ -520,6 +520,34 @@ pub struct Adam<T> {
     pub root: T,
 }
 
+/// A step as the kernels of devices read it: in single precision, with what can be worked out beforehand.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SingleStep {
+    update: u32,
+    first: u32,
+    beta: f32,
+    grad_factor: f32,
+    l2: f32,
+    beta1: f32,
+    beta2: f32,
+    gain1: f32,
+    gain2: f32,
+    eps: f32,
+    rate: f32,
+    root: f32,
+}
+
+impl SingleStep {
+    /// The fields in this order: update, first, beta, and those of [`Adam`], not divided by the loss scale, which only
+    /// the device knows.
+    pub fn new(step: &crate::backend::StepParams) -> Self {
+        let Adam { grad_factor, l2, beta1, beta2, gain1, gain2, eps, rate, root } = Adam::<f32>::new(step, 1.0);
+        let (update, first, beta) = (step.update, step.first, step.beta as f32);
+        Self { update, first, beta, grad_factor, l2, beta1, beta2, gain1, gain2, eps, rate, root }
+    }
+}
+
 impl<T: Real> Adam<T> {
     /// The constants of an update.
     pub fn new(step: &crate::backend::StepParams, loss_scale: f32) -> Self {

@@ -90,7 +90,7 @@ const FAULTS: &[Row<On>] = &[
     (Op::Linear, F32, "product Forward Finished", "abs(x) < vec4<f32>(0.625)", "vec4<bool>(true)", "tanh is its series everywhere"),
     (Op::Linear, F32, "product Forward Finished", "abs(x) < vec4<f32>(0.625)", "vec4<bool>(false)", "tanh has no digits near zero"),
     (Op::Linear, F32, "product Forward Finished", "if (curve == TANH) {\n        return hyperbolic_tangent(a);", "if (curve != IDENTITY) {\n        return hyperbolic_tangent(a);", "relu is tanh"),
-    (Op::Linear, F32, "product Forward Finished", "return select(a, vec4<f32>(0.0), vec4<bool>(curve == RELU) & (a < vec4<f32>(0.0)));", "return select(a, max(a, vec4<f32>(0.0)), curve == RELU);", "relu loses what is not a number"),
+    (Op::Linear, F32, "product Forward Finished", "return select(a, vec4<f32>(0.0), vec4<bool>(curve == RELU) & negative);", "return select(a, max(a, vec4<f32>(0.0)), curve == RELU);", "relu loses what is not a number"),
     (Op::Likelihood, F32, "likelihood_first", "return select(y, x, size > vec4<u32>(0x7f800000u));\n}\n\nfn exponential(", "return y;\n}\n\nfn exponential(", "exponentials lose what is not a number"),
     (Op::LinearGradInput, F32, "product GradInput Finished", "fma(-y, y, vec4<f32>(1.0))", "vec4<f32>(1.0) - y", "the slope of tanh is wrong"),
     (Op::LinearGradInput, F32, "product GradInput Finished", "!(y > vec4<f32>(0.0))", "(y < vec4<f32>(0.0))", "the slope of relu at zero is one"),
