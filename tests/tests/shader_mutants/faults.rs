@@ -147,6 +147,7 @@ const FAULTS: &[Row<On>] = &[
     (Op::Likelihood, F32, "likelihood_rest", "select(vec4<f32>(1.0), e, f < vec4<f32>(0.0))", "select(vec4<f32>(1.0), e, f > vec4<f32>(0.0))", "the logistic curve is turned"),
     (Op::Likelihood, F32, "likelihood_rest", "let share = factor * all.y / all.x;", "let share = factor / all.x;", "the softmax is not weighted"),
     (Op::Likelihood, F32, "likelihood_rest", "merge_four(old, narrow(g), chunk.count - 4u * i)", "narrow(g)", "padding is written"),
+    (Op::Likelihood, F32, "likelihood_rest", "bitcast<u32>(value_at(p.x, event))", "bitcast<u32>(1.0)", "weights of events are ignored in the gradient"),
     (Op::Likelihood, F32, "likelihood_rest", "4u * i < chunk.count; i += THREADS", "4u * i + 4u <= chunk.count; i += THREADS", "what does not fill a four stays"),
 
     // ---- the first layer ----
@@ -275,6 +276,8 @@ const FAULTS: &[Row<On>] = &[
     (Op::LinearGradWeight, F32, "column_sums", "other < 32u", "other < 31u", "the last threads' sums are dropped"),
     (Op::LinearGradWeight, F32, "column_sums", "8u * number + thread % 8u", "thread % 8u", "the second group is the first"),
     (Op::LinearGradWeight, F32, "column_sums", "row * p.x_stride", "row * ((p.cols + 3u) / 4u)", "rows are taken to lie close together"),
+    (Op::LinearGradWeight, CUT, "product GradWeight Finished", "(k >= k_from && ", "(", "rows of another cell are summed, too"),
+    (Op::LinearGradWeight, F32, "join GradWeight", "part < p.parts", "part < 2u", "shares beyond the second are dropped"),
     (Op::LinearGradWeight, CUT16, "column_sums", "select(sum, old + sum, p.add != 0u)", "sum", "the second cell overwrites the first"),
     (Op::EncodeSparseGrad, F32, "column_sums", "sum += wide(", "sum = wide(", "the bias has the gradient of the last rows"),
 
@@ -296,6 +299,7 @@ const FAULTS: &[Row<On>] = &[
     (Op::Adam, F32, "adam_check", "return all((", "return any((", "a gradient that is not finite hides behind its neighbours"),
     (Op::Adam, F32, "adam_check", "(0x7fffffffu)) < vec4<u32>(0x7f800000u)", "(0x7fffffffu)) <= vec4<u32>(0x7f800000u)", "infinity is finite"),
     (Op::Adam, F32, "adam_check", "(0x7fffffffu)) < vec4<u32>(0x7f800000u)", "(0x7fffffffu)) != vec4<u32>(0x7f800000u)", "only infinity is not finite"),
+    (Op::Adam, F32, "adam_check", "all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu))", "all((bitcast<vec4<u32>>(x))", "negative numbers are not finite"),
     (Op::Adam, F32, "adam_settle", "bad = 0u;", "", "all updates after a bad one are skipped"),
     (Op::Adam, F32, "adam_settle", "select(1u, 0u, skip)", "1u", "every update is told to be good"),
     (Op::Adam, F32, "adam_settle", "scale.skipped += 1u;", "", "skipped updates are not counted"),
@@ -329,7 +333,11 @@ const FAULTS: &[Row<On>] = &[
     (Op::TopK, F32, "top_k_scores", "beyond = workgroupUniformLoad(&told).xy;", "beyond = max(beyond, workgroupUniformLoad(&told).xy);", "all rounds are the first"),
     (Op::TopK, F32, "top_k_scores", "if (thread == 0u && count < want) {", "if (false) {", "after the last item, items are ranked again"),
     (Op::TopK, F32, "top_k_scores", "i = count + thread; i < want", "i = want; i < want", "what is missing in a ranking stays as it was"),
-    (Op::TopK, F32, "top_k_scores", "0x80000000u | INFINITY_BITS", "0u", "missing items have a score"),
+    (Op::TopK, F32, "top_k_scores", "+ i] = 0x80000000u | INFINITY_BITS;", "+ i] = 0u;", "missing items have a score"),
+    (Op::TopK, F32, "top_k_scores", "best_items[source.out + done + i] = NO_ITEM;", "best_items[source.out + done + i] = 0u;", "missing items are item 0"),
+    (Op::TopK, F32, "top_k_scores", " + chunk * p.k;", ";", "rankings of chunks land over each other"),
+    (Op::TopK, F32, "top_k_scores", "p.seen.first + r)", "r)", "the window of the histories is ignored"),
+    (Op::TopK, F32, "top_k_scores", "p.four + r * p.stride", "p.four + r * ((p.cols + 3u) / 4u)", "rows are taken to lie close together"),
     (Op::TopK, F32, "top_k_scores", "1u << (item % 32u)", "1u << ((item + 1u) % 32u)", "the item beside a seen one is left out"),
     (Op::TopK, F32, "top_k_scores", "select(0xffffffffu << (left % 32u), 0u, left >= 32u)", "0u", "what lies behind the last item is ranked"),
     (Op::TopK, F32, "top_k_scores", "4u * (i % 8u)", "4u * (i % 4u)", "half of the history is that of the other half"),
@@ -345,6 +353,7 @@ const FAULTS: &[Row<On>] = &[
 /// Of texts that are there several times, the first.
 #[rustfmt::skip]
 const FIRST: &[Row<On>] = &[
+    (Op::Linear, F32, "product Forward Finished", "vec4<f32>(x_0.x, x_1.x,", "vec4<f32>(x_1.x, x_0.x,", "numbers are swapped where an operand is turned over"),
     (Op::Linear, F32, "product Forward Finished", "sum_1_0 = fma(vec4<f32>(x_0.y)", "sum_1_0 = fma(vec4<f32>(x_0.x)", "a row is multiplied with what is the one before's"),
     (Op::LinearGradWeight, F32, "product GradWeight Finished", "+ 3u < k_to)", "+ 3u <= k_to)", "a row beyond the batch is summed"),
 ];

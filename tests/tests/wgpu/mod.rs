@@ -30,6 +30,7 @@ const BEYOND: &[&str] = &[
     "agrees linear users=5 inner=1100 outer=20 curve=relu",
     "agrees linear users=3 inner=1600 outer=300 curve=identity data=integers",
     "agrees linear_grad_weight users=1100 inner=13 outer=14 data=integers",
+    "agrees linear_grad_weight users=2100 inner=13 outer=14 data=integers",
     "agrees linear_grad_input users=5 inner=20 outer=1600 curve=tanh",
     // More units than a workgroup takes at once.
     "agrees sample_latent users=2 outer=1030",
@@ -50,6 +51,8 @@ const BEYOND: &[&str] = &[
 
 /// The same where matrices are in pieces: what is large would be in thousands of them.
 const BEYOND_PIECES: &[&str] = &[
+    // Whole steps along the batch, which begin before a cell does.
+    "agrees linear_grad_weight users=150 inner=3 outer=10",
     // More chunks of a row than a workgroup has threads.
     "agrees likelihood users=2 items=66000 kind=multinomial",
 ];
