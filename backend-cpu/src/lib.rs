@@ -54,8 +54,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use vaecf_core::{
     Error, Kind,
     backend::{
-        Backend, Buf, Ceilings, Curve, Decode, Fault, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result, Role,
-        Rows, ScaleState, StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise,
+        Result, Role, Rows, ScaleState, StepParams,
     },
     math::Real,
 };
@@ -254,6 +254,14 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn sync(&mut self) -> Result {
         Ok(())
+    }
+
+    fn lend(&mut self, buf: Buf, at: u64, len: u64) -> Option<HostMut<'_>> {
+        let values = self.floats.range(buf, at, usize::try_from(len).ok()?).ok()?;
+        Some(match T::MASTER {
+            Master::F32 => HostMut::F32(bytemuck::cast_slice_mut(values)),
+            Master::F64 => HostMut::F64(bytemuck::cast_slice_mut(values)),
+        })
     }
 
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {

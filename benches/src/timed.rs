@@ -91,7 +91,8 @@ fn sizes<const N: usize>(sizes: [u32; N]) -> String {
 
 impl<B: Backend> Backend for Timed<B> {
     forward_backend! { self, self.inner;
-        alloc free upload download logits_rows scratch longest_list mark seconds ceilings join all_reduce broadcast
+        alloc free upload download logits_rows scratch longest_list mark seconds ceilings invite join all_reduce broadcast
+        lend
     }
 
     /// Marks have no place in a capture, so that none is offered.

@@ -292,6 +292,29 @@ typedef struct {
 // A captured list of calls.
 typedef uint32_t vaecf_graph;
 
+// What rank 0 of a group gives out, so that the others find it: see `invite`.
+typedef struct {
+  // To be passed on as they are.
+  uint8_t bytes[128];
+} vaecf_invitation;
+
+// A member's place in a group of devices: see `join`.
+typedef struct {
+  // Which member this is, from 0.
+  uint32_t rank;
+  // How many members there are.
+  uint32_t world;
+  // What rank 0's `invite` gave.
+  vaecf_invitation invitation;
+  // Whether sums may travel in half precision: 0 or 1.
+  uint32_t half;
+  // Seconds that a wait for other members may last.
+  double limit;
+  // Becomes other than 0, at any time and from another thread, when another member has failed: no use waiting for
+  // it. It can be read as long as the process runs.
+  const uint32_t *alarm;
+} vaecf_seat;
+
 // A moment in the queue: see `mark`.
 typedef uint64_t vaecf_mark;
 
@@ -476,17 +499,23 @@ typedef struct {
   // for each size of batch, and set of buffers where data are streamed, the second time it comes, and replays it from
   // then on: what a device prepares with a first call is prepared by then. A graph
   // lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
-  // `download`, `sync`, `mark`, `seconds`, `ceilings`.
+  // `download`, `sync`, `mark`, `seconds`, `ceilings`, `join`, `broadcast`.
   int32_t (*capture_begin)(void *ctx);
   // Ends the recording.
   int32_t (*capture_end)(void *ctx, vaecf_graph *graph);
   // Runs the recorded calls again, with the step buffer as it is now.
   int32_t (*replay)(void *ctx, vaecf_graph graph);
-  // Joins a group of `world` processes or threads as number `rank`. A world of one needs nothing.
-  int32_t (*join)(void *ctx, uint32_t rank, uint32_t world);
-  // `buf[at..at + len]` becomes its sum over the group.
+  // Joins a group of devices, and returns when all of it have. What follows waits for other members no longer than
+  // the limit of `seat`, nor after its alarm; then, in this call or in the next that waits, there is a
+  // fault. A world of one is a group, too. Not legal inside a capture.
+  int32_t (*join)(void *ctx, const vaecf_seat *seat);
+  // `buf[at..at + len]`, of role `VAECF_ROLE_GRAD`, becomes its sum over the group, the same bits on every member.
+  // All of them make this call with the same arguments but for the handle. It may be carried out beside the work
+  // called after it, as long as it takes effect in call order. Legal inside a capture, if every member's is
+  // inside one.
   int32_t (*all_reduce)(void *ctx, vaecf_buf buf, uint64_t at, uint64_t len);
-  // `buf[..len]` becomes that of rank `root`.
+  // `buf[..len]`, of role `VAECF_ROLE_WEIGHT`, `VAECF_ROLE_GRAD` or `VAECF_ROLE_MOMENT`, becomes that of rank `root`, a half
+  // copy included. Not legal inside a capture.
   int32_t (*broadcast)(void *ctx, vaecf_buf buf, uint64_t len, uint32_t root);
   // A moment in the queue: when the device has done all that was called before it. Legal everywhere but inside
   // a capture. The latest 4,096 marks can be asked about; older ones are forgotten, so that none has to be given
@@ -498,6 +527,10 @@ typedef struct {
   // What this very device does at best, measured now, which takes some seconds at most and memory that is given
   // back. Not legal inside a capture.
   int32_t (*ceilings)(void *ctx, vaecf_ceilings *ceilings);
+  // What the others of a group need to `join` rank 0, which is what rank 0 makes here; other ranks only
+  // say whether they could join. A backend without collectives of its own has none, and sums pass through the
+  // host's memory.
+  int32_t (*invite)(void *ctx, uint32_t rank, vaecf_invitation *invitation);
 } vaecf_backend;
 
 // Everything that changes from one update to the next: one small buffer, uploaded before each step.

@@ -44,6 +44,8 @@
 //! the step buffer and `rows.first` in those that do not. Per-user outputs (`loss`, `kl`) are written
 //! at row `first + r` of their matrix, so an epoch's losses are read back once, at its end.
 
+use std::sync::atomic::AtomicU32;
+
 /// A handle to device memory. Zero is no buffer.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -330,6 +332,31 @@ pub type Result<T = ()> = std::result::Result<T, Fault>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
 
+/// What rank 0 of a group gives out, so that the others find it: see [`Backend::invite`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// To be passed on as they are.
+    pub bytes: [u8; 128],
+}
+
+/// A member's place in a group of devices: see [`Backend::join`].
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    /// Which member this is, from 0.
+    pub rank: u32,
+    /// How many members there are.
+    pub world: u32,
+    /// What rank 0's [`Backend::invite`] gave.
+    pub invitation: Invitation,
+    /// Sums may travel in half precision: a backend that can sends half the bytes, and adds up what was rounded.
+    pub half: bool,
+    /// Seconds that a wait for other members may last.
+    pub limit: f64,
+    /// Not zero any more when another member has failed: no use waiting for it.
+    pub alarm: &'static AtomicU32,
+}
+
 /// A moment in the queue: see [`Backend::mark`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -502,7 +529,7 @@ pub trait Backend: Send {
     /// for each size of batch, and set of buffers where data are streamed, the second time it comes, and replays it from
     /// then on: what a device prepares with a first call is prepared by then. A graph
     /// lives as long as the backend. Legal inside: every operation; not legal: `alloc`, `free`, `upload`,
-    /// `download`, `sync`, `mark`, `seconds`, `ceilings`.
+    /// `download`, `sync`, `mark`, `seconds`, `ceilings`, `join`, `broadcast`.
     fn capture_begin(&mut self) -> Result {
         Err(Fault::Unsupported("capture"))
     }
@@ -536,18 +563,37 @@ pub trait Backend: Send {
         Err(Fault::Unsupported("ceilings"))
     }
 
-    /// Joins a group of `world` processes or threads as number `rank`. A world of one needs nothing.
-    fn join(&mut self, _rank: u32, world: u32) -> Result {
-        if world == 1 { Ok(()) } else { Err(Fault::Unsupported("a group of several devices")) }
+    /// What the others of a group need to [`Backend::join`] rank 0, which is what rank 0 makes here; other ranks only
+    /// say whether they could join. A backend without collectives of its own has none, and sums pass through the
+    /// host's memory.
+    fn invite(&mut self, _rank: u32) -> Result<Invitation> {
+        Err(Fault::Unsupported("a group of several devices"))
     }
 
-    /// `buf[at..at + len]` becomes its sum over the group.
+    /// Joins a group of devices, and returns when all of it have. What follows waits for other members no longer than
+    /// the limit of `seat`, nor after its alarm; then, in this call or in the next that waits, there is a
+    /// fault. A world of one is a group, too. Not legal inside a capture.
+    fn join(&mut self, _seat: Seat) -> Result {
+        Err(Fault::Unsupported("a group of several devices"))
+    }
+
+    /// `buf[at..at + len]`, of role [`Role::Grad`], becomes its sum over the group, the same bits on every member.
+    /// All of them make this call with the same arguments but for the handle. It may be carried out beside the work
+    /// called after it, as long as it takes effect in call order. Legal inside a capture, if every member's is
+    /// inside one.
     fn all_reduce(&mut self, _buf: Buf, _at: u64, _len: u64) -> Result {
-        Ok(())
+        Err(Fault::Unsupported("all_reduce"))
     }
 
-    /// `buf[..len]` becomes that of rank `root`.
+    /// `buf[..len]`, of role [`Role::Weight`], [`Role::Grad`] or [`Role::Moment`], becomes that of rank `root`, a half
+    /// copy included. Not legal inside a capture.
     fn broadcast(&mut self, _buf: Buf, _len: u64, _root: u32) -> Result {
-        Ok(())
+        Err(Fault::Unsupported("broadcast"))
+    }
+
+    /// The elements themselves of a buffer of role [`Role::Grad`], on devices that compute in the host's memory: sums
+    /// that pass through the host are then made in place. It is part of no plugin's table: those have none.
+    fn lend(&mut self, _buf: Buf, _at: u64, _len: u64) -> Option<HostMut<'_>> {
+        None
     }
 }

@@ -4,15 +4,17 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
     backend::{
-        Backend, Buf, Curve, Decode, Graph, Host, HostMut, Info, Likelihood, Mat, Noise, Role, Rows, ScaleState,
-        StepParams,
+        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Info, Invitation, Likelihood, Master, Mat, Noise,
+        Role, Rows, ScaleState, Seat, StepParams,
     },
     error::{Error, Kind, Result},
+    group::{Element, Group},
     matrix::Matrix,
 };
 
@@ -21,6 +23,19 @@ use crate::{
 pub struct Device {
     state: Arc<Mutex<State>>,
     info: Arc<Info>,
+    group: Group,
+    exchange: Exchange,
+}
+
+/// How the sums of a group are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// There is nothing to add up.
+    None,
+    /// By the devices themselves.
+    Devices,
+    /// Through the hosts, and why, in words.
+    Hosts(String),
 }
 
 impl std::fmt::Debug for Device {
@@ -224,7 +239,101 @@ impl Device {
     /// Takes over a backend.
     pub fn new(backend: Box<dyn Backend>) -> Self {
         let info = Arc::new(backend.info());
-        Self { state: Arc::new(Mutex::new(State { backend, align: info.align.max(1), live: HashMap::new() })), info }
+        let state = State { backend, align: info.align.max(1), live: HashMap::new() };
+        Self { state: Arc::new(Mutex::new(state)), info, group: Group::default(), exchange: Exchange::None }
+    }
+
+    /// Takes over a backend as the device of a member of a group. All members call this together, and from then on do
+    /// the same: train, evaluate and recommend as one. Where all backends have collectives of their own, these make
+    /// the sums, in half precision if `half` is set and they can; else the hosts do.
+    ///
+    /// # Errors
+    /// Where backends are not of one kind and precision, one cannot join, or the group fails.
+    pub fn in_group(backend: Box<dyn Backend>, group: Group, half: bool) -> Result<Self> {
+        let mut device = Self::new(backend);
+        if group.world() > 1 {
+            device.exchange = device.meet(&group, half)?;
+        }
+        Ok(Self { group, ..device })
+    }
+
+    /// The same for a group of one that is joined all the same, to see what that costs.
+    ///
+    /// # Errors
+    /// Where the backend has no collectives of its own, or cannot join.
+    pub fn alone_in_group(mut backend: Box<dyn Backend>) -> Result<Self> {
+        let (group, invitation) = (Group::default(), backend.invite(0)?);
+        backend.join(Self::seat(&group, invitation, false))?;
+        Ok(Self { exchange: Exchange::Devices, ..Self::new(backend) })
+    }
+
+    fn seat(group: &Group, invitation: Invitation, half: bool) -> Seat {
+        let (limit, alarm) = (group.limit().as_secs_f64(), group.alarm().flag());
+        Seat { rank: group.rank(), world: group.world(), invitation, half, limit, alarm }
+    }
+
+    /// Joins the devices of the other members, where all of them can.
+    fn meet(&self, group: &Group, half: bool) -> Result<Exchange> {
+        let Info { name, precision, master, align, .. } = &*self.info;
+        group.agree("backend and precision", format!("{name} {precision} {master:?} {align}").as_bytes())?;
+        let mut state = self.lock();
+        let (invitation, why) = match state.backend.invite(group.rank()) {
+            Ok(invitation) => (Ok(Some(invitation)), String::new()),
+            Err(Fault::Unsupported(_)) => (Ok(None), format!("{name} has no collectives of its own")),
+            Err(fault) => (Err(fault.into()), String::new()),
+        };
+        let invitation = group.all_well(invitation)?;
+        let given = group.all_gather(invitation.as_ref().map_or(&[][..], |invitation| &invitation.bytes))?;
+        if let Some(rank) = given.iter().position(Vec::is_empty) {
+            let other = || format!("{} has none", group.member(rank as u32));
+            return Ok(Exchange::Hosts(if why.is_empty() { other() } else { why }));
+        }
+        let first = <[u8; 128]>::try_from(&given[0][..]).map_err(|_| bug("an invitation of another length".into()))?;
+        let joined = state.backend.join(Self::seat(group, Invitation { bytes: first }, half));
+        drop(state);
+        group.all_well(joined.map_err(Error::from))?;
+        Ok(Exchange::Devices)
+    }
+
+    /// The group that this device is a member's of.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// How the sums of the group are made.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Whether a step can be captured as a whole, sums over the group included.
+    pub(crate) fn captures_steps(&self) -> bool {
+        self.info.capture && !matches!(self.exchange, Exchange::Hosts(_))
+    }
+
+    /// `buffer`, one of weights, gradients or moments, becomes that of the group's root.
+    ///
+    /// # Errors
+    /// What the device or the group reports.
+    pub fn broadcast(&self, buffer: &Buffer) -> Result<()> {
+        match self.exchange {
+            Exchange::None => return Ok(()),
+            Exchange::Devices => return Ok(self.lock().backend.broadcast(buffer.buf, buffer.len, 0)?),
+            Exchange::Hosts(_) => {}
+        }
+        let (mut at, mut values) = (0, Vec::new());
+        while at < buffer.len {
+            values.resize(PIECE.min(buffer.len - at) as usize, 0.0_f64);
+            if self.group.is_root() {
+                buffer.download(at, HostMut::F64(&mut values))?;
+            }
+            let said = self.group.broadcast(bytemuck::cast_slice(&values))?;
+            if !self.group.is_root() {
+                values.copy_from_slice(&bytemuck::pod_collect_to_vec(&said));
+                buffer.upload(at, Host::F64(&values))?;
+            }
+            at += values.len() as u64;
+        }
+        Ok(())
     }
 
     /// What the backend was when it was taken over.
@@ -353,7 +462,7 @@ impl Device {
 
     /// The calls for one batch, checked and issued. Holds the device until it is dropped.
     pub fn queue(&self) -> Queue<'_> {
-        Queue { state: self.lock() }
+        Queue { state: self.lock(), device: self }
     }
 
     /// A panic in a backend leaves nothing half-changed in the table, so the lock stays usable.
@@ -365,6 +474,7 @@ impl Device {
 /// The operations of [`Backend`] with their arguments checked.
 pub struct Queue<'a> {
     state: MutexGuard<'a, State>,
+    device: &'a Device,
 }
 
 /// What one operation needs to be true, gathered and then told at once.
@@ -629,6 +739,30 @@ impl Queue<'_> {
             .need(logits.rows >= rows.min(batch), || format!("{} rows of logits, wanted {rows}", logits.rows))
     }
 
+    /// Sums over the group; of a world of one, nothing at all.
+    pub fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result<()> {
+        self.check("all_reduce").buffer(buf, GRAD, at.saturating_add(len)).done()?;
+        match self.device.exchange {
+            Exchange::None => Ok(()),
+            Exchange::Devices => Ok(self.state.backend.all_reduce(buf, at, len)?),
+            Exchange::Hosts(_) => self.sum_on_hosts(buf, at, len),
+        }
+    }
+
+    /// In place where the device computes in the host's memory, else a piece at a time.
+    fn sum_on_hosts(&mut self, buf: Buf, at: u64, len: u64) -> Result<()> {
+        let (group, backend) = (&self.device.group, &mut self.state.backend);
+        match backend.lend(buf, at, len) {
+            Some(HostMut::F32(values)) => return group.sum(values),
+            Some(HostMut::F64(values)) => return group.sum(values),
+            _ => {}
+        }
+        match self.device.info.master {
+            Master::F32 => sum_copies::<f32>(&mut **backend, group, buf, at..at + len),
+            Master::F64 => sum_copies::<f64>(&mut **backend, group, buf, at..at + len),
+        }
+    }
+
     pub fn capture_begin(&mut self) -> Result<()> {
         Ok(self.state.backend.capture_begin()?)
     }
@@ -640,6 +774,21 @@ impl Queue<'_> {
     pub fn replay(&mut self, graph: Graph) -> Result<()> {
         Ok(self.state.backend.replay(graph)?)
     }
+}
+
+/// Elements that pass through the host at once.
+const PIECE: u64 = 1 << 22;
+
+/// Elements of a buffer become their sums over the group, by way of copies on the host.
+fn sum_copies<T: Element>(backend: &mut dyn Backend, group: &Group, buf: Buf, range: Range<u64>) -> Result<()> {
+    let mut values = Vec::new();
+    for at in range.clone().step_by(PIECE as usize) {
+        values.resize(PIECE.min(range.end - at) as usize, T::zeroed());
+        backend.download(buf, at, T::filled(&mut values))?;
+        group.sum(&mut values)?;
+        backend.upload(buf, at, T::read(&values))?;
+    }
+    Ok(())
 }
 
 /// The step buffer of a run.

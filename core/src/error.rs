@@ -23,6 +23,8 @@ pub struct Error {
     kind: Kind,
     message: String,
     fault: Option<Fault>,
+    /// It is another member's, of which this one was told.
+    echo: bool,
 }
 
 /// The result of everything in this crate that can fail.
@@ -31,7 +33,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), fault: None }
+        Self { kind, message: message.into(), fault: None, echo: false }
     }
 
     /// A failure that is nobody's input: a full disk, a thread that cannot start.
@@ -47,6 +49,16 @@ impl Error {
     /// A file or a data set that is not what it should be.
     pub fn data(message: impl Into<String>) -> Self {
         Self::new(Kind::Data, message)
+    }
+
+    /// The error of a member that stops because its group has failed elsewhere.
+    pub(crate) fn of_group(message: String) -> Self {
+        Self { echo: true, ..Self::failure(message) }
+    }
+
+    /// Whether this tells of a failure of another member of the [group](crate::group), which reports it, too.
+    pub fn is_echo(&self) -> bool {
+        self.echo
     }
 
     /// The file system refused: `doing` is what was tried ("reading", "writing"). A missing input is

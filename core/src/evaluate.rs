@@ -5,6 +5,7 @@ use crate::{
     dataset::Part,
     device::DeviceMatrix,
     error::{Error, Result},
+    group::Group,
     matrix::Matrix,
     metrics::{self, Measure, Metric, Scorer, User},
     model::{Model, Workspace},
@@ -40,6 +41,7 @@ pub struct Judge {
     options: Options,
     depth: u32,
     predicts: bool,
+    group: Group,
     history: Matrix,
     target: Matrix,
     on_device: DeviceMatrix,
@@ -77,6 +79,7 @@ impl Judge {
             options,
             depth,
             predicts,
+            group: model.device().group().clone(),
             history: part.history.clone(),
             target: part.target.clone(),
             on_device: model.device().matrix(&part.history)?,
@@ -84,12 +87,13 @@ impl Judge {
         })
     }
 
-    /// Scores every user of the part.
+    /// Scores every user of the part. In a group each member ranks some of the batches, which are those of one device,
+    /// and all of them score all rankings in one order: the figures are the same, to the last digit.
     ///
     /// # Errors
-    /// What the device reports.
+    /// What the device or the group reports.
     pub fn evaluate(&self, model: &Model) -> Result<Evaluation> {
-        self.score(|first, count, ranked| {
+        self.score(&self.group, self.predicts, |first, count, ranked| {
             let seen = self.options.mask.then_some(&self.on_device);
             ranked.extend(model.rank(&self.on_device, seen, first, count, self.depth, &self.space)?.0);
             if !self.predicts {
@@ -112,7 +116,7 @@ impl Judge {
     /// # Errors
     /// Where a metric needs predicted values.
     pub fn baseline(&self) -> Result<Evaluation> {
-        self.score(|first, count, ranked| {
+        self.score(&Group::default(), false, |first, count, ranked| {
             let mut ranking = vec![0; self.depth as usize];
             for user in first..first + count {
                 let seen: &[u32] = if self.options.mask { self.history.row(user) } else { &[] };
@@ -123,33 +127,60 @@ impl Judge {
         })
     }
 
-    /// Batches of users through `rank`, which appends their rankings and may give the predicted
-    /// values of all their target items.
-    fn score(&self, rank: impl Fn(u32, u32, &mut Vec<u32>) -> Result<Option<Vec<f32>>>) -> Result<Evaluation> {
+    /// Batches of users through `rank`, which appends their rankings and, if it `predicts`, gives the predicted
+    /// values of all their target items. Members of a group take turns, a batch each.
+    fn score(
+        &self,
+        group: &Group,
+        predicts: bool,
+        rank: impl Fn(u32, u32, &mut Vec<u32>) -> Result<Option<Vec<f32>>>,
+    ) -> Result<Evaluation> {
         let scorer = Scorer::new(&self.metrics, &self.popularity);
         let mut scorer = if self.options.keep_values { scorer.keep_values() } else { scorer };
-        let (users, mut ranked) = (self.history.users(), Vec::new());
-        for first in (0..users).step_by(self.space.batch() as usize) {
-            let count = self.space.batch().min(users - first);
+        let (users, batch) = (self.history.users(), self.space.batch());
+        let count = |first: u32| batch.min(users.saturating_sub(first));
+        let mut ranked = Vec::new();
+        let turns = (0..users).step_by(batch as usize).collect::<Vec<_>>();
+        for turns in turns.chunks(group.world() as usize) {
             ranked.clear();
-            let predicted = rank(first, count, &mut ranked)?;
-            let mut predicted = predicted.as_deref();
-            for (user, ranking) in (first..).zip(ranked.chunks_exact(self.depth as usize)) {
-                let target = self.target.row(user);
-                let own = predicted.as_mut().map(|rest| {
-                    let (own, others) = rest.split_at(target.len());
-                    *rest = others;
-                    own
-                });
-                scorer.user(&User {
-                    ranking,
-                    target,
-                    values: self.target.row_values(user),
-                    predicted: own,
-                    history: self.history.row(user).len() as u32,
-                })?;
+            let predicted = match turns.get(group.rank() as usize) {
+                Some(&first) => rank(first, count(first), &mut ranked)?,
+                None => None,
+            };
+            let rankings = group.all_gather(bytemuck::cast_slice(&ranked))?;
+            let predicted = group.all_gather(bytemuck::cast_slice(predicted.as_deref().unwrap_or_default()))?;
+            for ((&first, ranked), predicted) in turns.iter().zip(&rankings).zip(&predicted) {
+                let ranked: Vec<u32> = bytemuck::pod_collect_to_vec(ranked);
+                let predicted: Vec<f32> = bytemuck::pod_collect_to_vec(predicted);
+                self.score_batch(&mut scorer, first, &ranked, predicts.then_some(&predicted))?;
             }
         }
         Ok(scorer.finish())
+    }
+
+    /// Users from `first` on, by their rankings.
+    fn score_batch(
+        &self,
+        scorer: &mut Scorer,
+        first: u32,
+        ranked: &[u32],
+        mut predicted: Option<&[f32]>,
+    ) -> Result<()> {
+        for (user, ranking) in (first..).zip(ranked.chunks_exact(self.depth as usize)) {
+            let target = self.target.row(user);
+            let own = predicted.as_mut().map(|rest| {
+                let (own, others) = rest.split_at(target.len());
+                *rest = others;
+                own
+            });
+            scorer.user(&User {
+                ranking,
+                target,
+                values: self.target.row_values(user),
+                predicted: own,
+                history: self.history.row(user).len() as u32,
+            })?;
+        }
+        Ok(())
     }
 }

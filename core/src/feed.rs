@@ -3,12 +3,16 @@
 //! Both give the same bits. A chunk is the rows of consecutive batches of the epoch's order, as a matrix over all users
 //! in which the others have no events: every user keeps its number, and with it its noise. While the device computes
 //! on one chunk the next is uploaded to another set of buffers.
+//!
+//! Batches and their positions are those of the whole group. Each member takes its share of every batch, which may be
+//! nothing, and a chunk of its data holds its shares only.
 
 use crate::{
     backend::{Info, Master, Rows},
     config::TrainConfig,
     device::{Device, DeviceMatrix, UserList},
     error::{Error, Result},
+    group::share,
     matrix::Matrix,
     random::{self, stream},
 };
@@ -123,6 +127,8 @@ fn most_events(train: &Matrix, batch: u32) -> u64 {
 pub(crate) struct Feed {
     seed: u64,
     users: u32,
+    /// Which member's shares these are, of how many.
+    part: (u32, u32),
     /// Each epoch's order of users, in turns in one of two halves.
     order: UserList,
     /// The epochs whose orders lie there.
@@ -138,7 +144,9 @@ enum Data {
 /// Data on their way through the device.
 struct Stream {
     train: Matrix,
+    /// Users of a batch of the whole group, of which this member has a share.
     batch: u32,
+    part: (u32, u32),
     /// Events for which there is room in a set.
     room: u64,
     sets: [DeviceMatrix; 2],
@@ -163,7 +171,8 @@ struct Chunk {
 }
 
 impl Feed {
-    /// For batches of `batch` users; with the bytes that both sets of buffers take where the data are streamed.
+    /// For batches of `batch` users in the whole group; with the bytes that both sets of buffers take where the data are
+    /// streamed.
     pub(crate) fn new(
         device: &Device,
         train: &Matrix,
@@ -171,6 +180,7 @@ impl Feed {
         batch: u32,
         streamed: Option<u64>,
     ) -> Result<Self> {
+        let part = (device.group().rank(), device.group().world());
         let data = match streamed {
             None => Data::Resident(device.matrix(train)?),
             Some(bytes) => {
@@ -179,6 +189,7 @@ impl Feed {
                 Data::Streamed(Box::new(Stream {
                     train: train.clone(),
                     batch,
+                    part,
                     room,
                     sets: [device.matrix_room(train, room)?, device.matrix_room(train, room)?],
                     held: [None; 2],
@@ -196,10 +207,11 @@ impl Feed {
             Data::Streamed(stream) => &stream.sets[0],
         };
         let order = device.user_list(2 * users, any)?;
-        Ok(Self { seed: config.seed, users, order, ordered: [None; 2], data })
+        Ok(Self { seed: config.seed, users, part, order, ordered: [None; 2], data })
     }
 
-    /// The rows of the batch of `count` users at position `first` of an epoch, and which set of buffers they lie in.
+    /// This member's share of the batch of `count` users at position `first` of an epoch, and which set of buffers it
+    /// lies in; its rows begin where it does in the batch.
     /// Where that begins a chunk, the upload of the next comes before anything that is computed on this one, so that
     /// a device with a second queue has it done in the meantime. `epochs` is where the run ends at the latest.
     pub(crate) fn rows(&mut self, epoch: u32, epochs: u32, first: u32, count: u32) -> Result<(Rows, usize)> {
@@ -211,9 +223,11 @@ impl Feed {
         if begins {
             self.turn(epoch, epochs, first)?;
         }
+        let own = share(count, self.part.0, self.part.1);
+        let (begin, len) = (own.start, own.end - own.start);
         Ok(match &self.data {
-            Data::Resident(matrix) => (matrix.listed(&self.order, 0, count), 0),
-            Data::Streamed(stream) => (stream.sets[stream.now].listed(&self.order, 0, count), stream.now),
+            Data::Resident(matrix) => (matrix.listed(&self.order, begin, len), 0),
+            Data::Streamed(stream) => (stream.sets[stream.now].listed(&self.order, begin, len), stream.now),
         })
     }
 
@@ -258,19 +272,21 @@ impl Stream {
         self.held[set].is_some_and(|held| held.epoch == epoch && (held.from..held.to).contains(&first))
     }
 
-    /// As many batches from position `from` on as there is room for.
+    /// This member's shares of as many batches from position `from` on as there is room for.
     fn load(&mut self, set: usize, epoch: u32, from: u32) -> Result<()> {
         let order = &self.orders[(epoch % 2) as usize];
-        let (mut to, mut events) = (from as usize, 0);
+        let (mut to, mut events, mut users) = (from as usize, 0, Vec::new());
         while to < order.len() {
             let end = (to + self.batch as usize).min(order.len());
-            let more: u64 = order[to..end].iter().map(|&user| self.train.row(user).len() as u64).sum();
+            let own = share((end - to) as u32, self.part.0, self.part.1);
+            let own = &order[to + own.start as usize..to + own.end as usize];
+            let more: u64 = own.iter().map(|&user| self.train.row(user).len() as u64).sum();
             if events + more > self.room {
                 break;
             }
+            users.extend_from_slice(own);
             (to, events) = (end, events + more);
         }
-        let mut users = order[from as usize..to].to_vec();
         users.sort_unstable();
         let mut users = users.into_iter().peekable();
         self.starts.clear();

@@ -9,7 +9,7 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
         logits_rows scratch longest_list decode_loss_grad recommend
-        capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
+        capture_begin capture_end replay mark seconds ceilings invite join all_reduce broadcast lend
     }
 }
 
@@ -95,6 +95,11 @@ macro_rules! forward_backend {
             $inner.longest_list()
         }
     };
+    (@ lend $self:ident $inner:expr) => {
+        fn lend(&mut $self, buf: $crate::backend::Buf, at: u64, len: u64) -> Option<$crate::backend::HostMut<'_>> {
+            $inner.lend(buf, at, len)
+        }
+    };
     (@ sync $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; sync() -> ()); };
     (@ encode_sparse $s:ident $i:expr) => {
         $crate::forward_backend!(@@ $s $i; encode_sparse(x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> ());
@@ -138,7 +143,8 @@ macro_rules! forward_backend {
     (@ mark $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; mark() -> $crate::backend::Mark); };
     (@ seconds $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; seconds(from: Mark, to: Mark) -> f64); };
     (@ ceilings $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; ceilings() -> $crate::backend::Ceilings); };
-    (@ join $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; join(rank: u32, world: u32) -> ()); };
+    (@ invite $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; invite(rank: u32) -> $crate::backend::Invitation); };
+    (@ join $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; join(seat: Seat) -> ()); };
     (@ all_reduce $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; all_reduce(buf: Buf, at: u64, len: u64) -> ()); };
     (@ broadcast $s:ident $i:expr) => { $crate::forward_backend!(@@ $s $i; broadcast(buf: Buf, len: u64, root: u32) -> ()); };
     (@@ $self:ident $inner:expr; $name:ident($($arg:ident: $kind:ident),*) -> $out:ty) => {
@@ -158,6 +164,6 @@ impl<B: crate::backend::Backend + ?Sized> crate::backend::Backend for &mut B {
         encode_sparse encode_sparse_grad linear linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
         logits_rows scratch longest_list decode_loss_grad recommend
-        capture_begin capture_end replay mark seconds ceilings join all_reduce broadcast
+        capture_begin capture_end replay mark seconds ceilings invite join all_reduce broadcast lend
     }
 }

@@ -46,6 +46,7 @@ mod feed;
 #[cfg(feature = "files")]
 pub mod files;
 mod forward;
+pub mod group;
 pub mod layout;
 pub mod math;
 pub mod matrix;

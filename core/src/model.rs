@@ -111,6 +111,14 @@ impl Model {
         write_arena(&self.layout, weights, &self.weights)
     }
 
+    /// The weights of the group's root become those of all its members.
+    ///
+    /// # Errors
+    /// What the device or the group reports.
+    pub fn share_weights(&self) -> Result<()> {
+        self.device.broadcast(&self.weights)
+    }
+
     /// A layer's weight and bias.
     fn parameters(&self, layer: &Layer) -> (Mat, Mat) {
         (layer.weight.in_arena(self.weights.buf()), layer.bias.in_arena(self.weights.buf()))
@@ -191,6 +199,9 @@ impl Model {
         let mut dy = run.d_decoded.last().map_or(d_latent, top);
         let (dw, db) = grad(self.output());
         q.decode_loss_grad(x, decode, self.config.likelihood(), step, scale, run.nll.1, dw, db, dy)?;
+        // Of the gradients the largest is made first: its sum over the group may be taken beside what follows.
+        let gradient = run.gradient.buf();
+        q.all_reduce(gradient, dw.offset, self.layout.decayed - dw.offset)?;
         for at in (0..space.decoded.len()).rev() {
             let layer = &self.layout.decoder[at];
             let (input, curve, dx) = match at {
@@ -220,6 +231,8 @@ impl Model {
         }
         let (dw, db) = grad(&self.layout.encoder[0]);
         q.encode_sparse_grad(x, dy, dropout, step, dw, db)?;
+        q.all_reduce(gradient, 0, self.output().weight.offset)?;
+        q.all_reduce(gradient, self.layout.decayed, self.layout.len - self.layout.decayed)?;
         let (m, v) = (run.moments[0].buf(), run.moments[1].buf());
         q.adam(self.weights.buf(), run.gradient.buf(), m, v, self.layout.len, self.layout.decayed, step, scale)
     }
@@ -462,6 +475,14 @@ impl RunState {
     pub fn set_moments(&self, model: &Model, moments: &[Tensors; 2]) -> Result<()> {
         write_arena(&model.layout, &moments[0], &self.moments[0])?;
         write_arena(&model.layout, &moments[1], &self.moments[1])
+    }
+
+    /// The moments of the group's root become those of all its members.
+    ///
+    /// # Errors
+    /// What the device or the group reports.
+    pub fn share_moments(&self, model: &Model) -> Result<()> {
+        self.moments.iter().try_for_each(|moment| model.device.broadcast(moment))
     }
 
     /// The gradient of the last batch: sums over its users, times the loss scale.

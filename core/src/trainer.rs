@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     evaluate::{self, Judge, Options},
     feed::{self, Feed},
+    group::Group,
     layout::{Layout, padded},
     metrics::Metric,
     model::{Model, NoiseConfig, RunState, Workspace},
@@ -75,7 +76,8 @@ impl Plan {
             Master::F32 => 4,
             Master::F64 => 8,
         };
-        let batch = train.batch.min(data.train.users());
+        // Of a batch a member has a share.
+        let batch = train.batch.min(data.train.users()).div_ceil(device.group().world());
         let wide = |n: u32| u64::from(padded(n, info.align));
         // Every layer's output but the last, with its gradient; the latent sample likewise.
         let units: u64 =
@@ -250,7 +252,8 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Whether the run should stop after this batch, with a checkpoint. Asked before every batch.
+    /// Whether the run should stop after this batch, with a checkpoint. Asked before every batch, in a group a few times
+    /// a second.
     fn stop(&mut self) -> bool {
         false
     }
@@ -271,6 +274,20 @@ pub enum Ending {
     Interrupted,
 }
 
+/// What tells one data set from another: its shape and a checksum of all that training and validation look at.
+fn fingerprint(data: &Dataset) -> Vec<u8> {
+    let mut sum = crc32fast::Hasher::new();
+    let parts = data.validation.iter().flat_map(|part| [&part.history, &part.target]);
+    for matrix in [&data.train].into_iter().chain(parts) {
+        sum.update(&matrix.items().to_le_bytes());
+        sum.update(bytemuck::cast_slice(matrix.indptr()));
+        sum.update(bytemuck::cast_slice(matrix.indices()));
+        sum.update(bytemuck::cast_slice(matrix.values().unwrap_or_default()));
+    }
+    let shape = [data.train.users(), data.train.items(), sum.finalize()];
+    shape.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
 /// Seconds between looks at a run.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -279,6 +296,9 @@ pub struct Trainer {
     config: TrainConfig,
     model: Model,
     users: u32,
+    /// Users of a batch of the whole group.
+    batch: u32,
+    group: Group,
     feed: Feed,
     space: Workspace,
     run: RunState,
@@ -290,17 +310,24 @@ pub struct Trainer {
     counted: u32,
     /// Time and users of training since the observer was last shown the pace.
     looked: (Duration, u32),
+    /// Batches until the members of the group next agree on how to go on, and how many lie between two such moments.
+    ahead: u32,
+    stride: u32,
+    /// Whether steps are captured: the device can, and where the sums over the group are part of them, each member
+    /// replays when the others do.
+    captures: bool,
     /// The step by the set of buffers that its data lie in and the users of its batch, on devices that can capture
     /// it; none where it has been run once and not yet captured.
     graphs: BTreeMap<(usize, u32), Option<Graph>>,
 }
 
 impl Trainer {
-    /// A new run, or, with a snapshot, the rest of an old one. Everything is allocated here.
+    /// A new run, or, with a snapshot, the rest of an old one. Everything is allocated here. In a group all members make
+    /// the same call; only the root's snapshot counts, and may be of a run of another number of members.
     ///
     /// # Errors
     /// Where the configuration cannot be trained, the data set is empty, the snapshot belongs to
-    /// another model, or the device has no room.
+    /// another model, members were given other data or settings, or the device has no room.
     pub fn new(
         device: &Device,
         model_config: &ModelConfig,
@@ -338,15 +365,21 @@ impl Trainer {
         if u64::from(users) > most {
             return Err(Error::data(format!("{users} users are more than can be trained on: the limit is {most}")));
         }
+        let group = device.group().clone();
         let plan = Plan::new(device, model_config, config, data, placement)?;
         plan.check()?;
+        let settings = serde_json::to_vec(&(model_config, config)).map_err(|e| Error::failure(e.to_string()))?;
+        group.agree("version and settings", &[env!("CARGO_PKG_VERSION").as_bytes(), &settings].concat())?;
+        group.agree("the data", &fingerprint(data))?;
+        let snapshot = if group.is_root() { snapshot } else { None };
         let metric: Metric = config.metric.parse()?;
         let model = match &snapshot {
             Some(snapshot) => Model::load(device, model_config, data.train.items(), &snapshot.weights)?,
             None => Model::random(device, model_config, data.train.items(), config.seed)?,
         };
-        let feed = Feed::new(device, &data.train, config, config.batch.min(users), plan.streamed)?;
-        let space = Workspace::new(&model, config.batch.min(users), 0)?;
+        let batch = config.batch.min(users);
+        let feed = Feed::new(device, &data.train, config, batch, plan.streamed)?;
+        let space = Workspace::new(&model, batch.div_ceil(group.world()), 0)?;
         let run = RunState::new(&model, &space, 2 * users)?;
         let judge = match &data.validation {
             Some(part) => Some(Judge::new(&model, part, &Popularity::of(&data.train), &[metric], Options::default())?),
@@ -356,36 +389,66 @@ impl Trainer {
             config: config.clone(),
             model,
             users,
+            batch,
+            // A recording holds one set of buffers, and members may turn to the other at different batches.
+            captures: device.captures_steps() && (group.world() == 1 || plan.streamed.is_none()),
+            group,
             feed,
             space,
             run,
             judge,
             metric,
-            progress: Progress::default(),
+            progress: Progress {
+                scale: ScaleState { scale: device.info().loss_scale, ..ScaleState::default() },
+                ..Progress::default()
+            },
             best: None,
             counted: 0,
             looked: (Duration::ZERO, 0),
+            ahead: 0,
+            stride: 1,
             graphs: BTreeMap::new(),
         };
+        trainer.captures = trainer.group.all_gather(&[u8::from(trainer.captures)])?.iter().all(|can| *can == [1]);
         if let Some(snapshot) = snapshot {
-            if snapshot.weights.master() != Some(device.info().master) {
-                return Err(Error::usage(format!(
-                    "the run began in another precision than {}; go on with the one it began with (--precision)",
-                    device.info().precision
-                )));
-            }
-            trainer.run.set_moments(&trainer.model, &snapshot.moments)?;
-            // Nothing computes with the best weights, but they become the result.
-            snapshot.best.as_ref().map(|best| best.scatter(trainer.model.layout())).transpose()?;
-            trainer.run.set_scale(&snapshot.progress.scale)?;
-            trainer.counted = snapshot.progress.batch.saturating_mul(trainer.space.batch());
-            if trainer.counted >= users && snapshot.progress.batch > 0 {
-                return Err(Error::data("the checkpoint stands beyond the end of an epoch: it belongs to another run"));
-            }
-            trainer.progress = snapshot.progress;
-            trainer.best = snapshot.best;
+            trainer.resume(snapshot)?;
         }
+        trainer.share()?;
         Ok(trainer)
+    }
+
+    /// Takes up an old run.
+    fn resume(&mut self, snapshot: Snapshot) -> Result<()> {
+        let info = self.model.device().info();
+        if snapshot.weights.master() != Some(info.master) {
+            return Err(Error::usage(format!(
+                "the run began in another precision than {}; go on with the one it began with (--precision)",
+                info.precision
+            )));
+        }
+        self.run.set_moments(&self.model, &snapshot.moments)?;
+        // Nothing computes with the best weights, but they become the result.
+        snapshot.best.as_ref().map(|best| best.scatter(self.model.layout())).transpose()?;
+        if snapshot.progress.batch.saturating_mul(self.batch) >= self.users && snapshot.progress.batch > 0 {
+            return Err(Error::data("the checkpoint stands beyond the end of an epoch: it belongs to another run"));
+        }
+        self.progress = snapshot.progress;
+        self.best = snapshot.best;
+        Ok(())
+    }
+
+    /// Where the root's run stands becomes where all members' do, down to the bits of the weights.
+    fn share(&mut self) -> Result<()> {
+        if self.group.world() > 1 {
+            let stands = serde_json::to_vec(&self.progress).map_err(|e| Error::failure(e.to_string()))?;
+            let stands = self.group.broadcast(&stands)?;
+            self.progress = serde_json::from_slice(&stands).map_err(|e| Error::failure(e.to_string()))?;
+            self.model.share_weights()?;
+            self.run.share_moments(&self.model)?;
+        }
+        self.run.set_scale(&self.progress.scale)?;
+        self.counted = self.progress.batch.saturating_mul(self.batch);
+        Ok(())
     }
 
     /// The model as it is now.
@@ -398,7 +461,8 @@ impl Trainer {
         &self.progress
     }
 
-    /// Trains until all epochs are done, patience is lost, or the observer stops it.
+    /// Trains until all epochs are done, patience is lost, or the observer stops it. In a group only the root's observer
+    /// is shown anything and given checkpoints; any member's may ask to stop.
     ///
     /// # Errors
     /// What the device or the observer reports; a loss that is not finite.
@@ -414,23 +478,28 @@ impl Trainer {
             if self.epoch(observer)?.is_break() {
                 break Ending::Interrupted;
             }
-            if saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds {
+            if self.group.is_root() && saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds {
                 observer.checkpoint(&self.snapshot()?)?;
                 saved = Instant::now();
             }
         };
-        observer.checkpoint(&self.snapshot()?)?;
+        if self.group.is_root() {
+            observer.checkpoint(&self.snapshot()?)?;
+        }
+        // Nobody goes before the result is written.
+        self.group.barrier()?;
         Ok(ending)
     }
 
-    /// Puts the weights of the best validation in place; without validation, the last ones stay.
+    /// Puts the weights of the best validation in place, on every member; without validation, the last ones stay.
     ///
     /// # Errors
-    /// What the device reports.
+    /// What the device or the group reports.
     pub fn into_best(self) -> Result<Model> {
         if let Some(best) = &self.best {
             self.model.set_weights(best)?;
         }
+        self.model.share_weights()?;
         Ok(self.model)
     }
 
@@ -454,12 +523,26 @@ impl Trainer {
         (self.progress.epoch % 2) * self.users
     }
 
+    /// Whether the run is to stop before the next batch. A member asks its observer before every batch if it is alone,
+    /// and else a few times a second, when all of them agree on it and on when to do so again.
+    fn stops(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        if self.ahead > 0 {
+            self.ahead -= 1;
+            return Ok(false);
+        }
+        let said = [&[u8::from(observer.stop())], &self.stride.to_le_bytes()[..]].concat();
+        let all = self.group.all_gather(&said)?;
+        let stride = all[0].get(1..).and_then(|bytes| bytes.try_into().ok()).map_or(1, u32::from_le_bytes);
+        self.ahead = stride.max(1) - 1;
+        Ok(all.iter().any(|said| said.first() == Some(&1)))
+    }
+
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
-        let (users, batch) = (self.users, self.space.batch());
+        let (users, batch) = (self.users, self.batch);
         let (start, from) = (Instant::now(), self.progress.batch * batch);
         let mut clock = start;
         for first in (from..users).step_by(batch as usize) {
-            if observer.stop() {
+            if self.stops(observer)? {
                 self.count_losses(first)?;
                 return Ok(ControlFlow::Break(()));
             }
@@ -476,20 +559,30 @@ impl Trainer {
 
             self.looked = (self.looked.0 + clock.elapsed(), self.looked.1 + count);
             clock = Instant::now();
-            if self.looked.0 >= LOOK {
+            // Members have clocks of their own, and look when they have agreed to.
+            let alone = self.group.world() == 1;
+            if if alone { self.looked.0 >= LOOK } else { self.ahead == 0 } {
                 let before = (self.progress.nll, self.progress.kl, self.counted);
                 self.count_losses(first + count)?;
                 let n = f64::from(self.counted - before.2);
                 let kl_weight = schedule::kl_weight(&self.config, update);
                 let (time, users_seen) = std::mem::take(&mut self.looked);
-                observer.pace(&Pace {
-                    epoch: self.progress.epoch + 1,
-                    epochs: self.config.epochs,
-                    users: first + count,
-                    of_users: users,
-                    loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
-                    users_per_second: f64::from(users_seen) / time.as_secs_f64(),
-                });
+                if !alone {
+                    // The next look is as far away, or twice as far at the most.
+                    let time = time + clock.elapsed();
+                    let wanted = f64::from(self.stride) * LOOK.as_secs_f64() / time.as_secs_f64().max(1e-9);
+                    self.stride = wanted.clamp(1.0, 2.0 * f64::from(self.stride)) as u32;
+                }
+                if self.group.is_root() {
+                    observer.pace(&Pace {
+                        epoch: self.progress.epoch + 1,
+                        epochs: self.config.epochs,
+                        users: first + count,
+                        of_users: users,
+                        loss: (self.progress.nll - before.0 + kl_weight * (self.progress.kl - before.1)) / n,
+                        users_per_second: f64::from(users_seen) / time.as_secs_f64(),
+                    });
+                }
             }
         }
         self.count_losses(users)?;
@@ -520,19 +613,21 @@ impl Trainer {
         if report.epoch.is_multiple_of(self.config.validate_every) || report.epoch == self.config.epochs {
             self.validate(&mut report)?;
         }
-        observer.epoch(&report);
+        if self.group.is_root() {
+            observer.epoch(&report);
+        }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// One update, on the batch of `count` users at position `first` of the epoch. Batches of one size in one set of
-    /// buffers issue the same calls, so these are captured where that is possible.
+    /// One update, on the batch of `count` users at position `first` of the epoch, of which this member has a share.
+    /// Batches of one size in one set of buffers issue the same calls, so these are captured where that is possible.
     fn learn(&mut self, update: u32, first: u32, count: u32) -> Result<()> {
         let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
         let (rows, set) = self.feed.rows(self.progress.epoch, self.config.epochs, first, count)?;
         self.space.set_step(&schedule::step(&self.config, update, self.base() + first, count))?;
         let device = self.model.device().clone();
         let mut queue = device.queue();
-        if !device.info().capture {
+        if !self.captures {
             return self.model.learn(&mut queue, rows, noise, &self.space, &self.run);
         }
         let graph = match self.graphs.get(&(set, count)) {
@@ -556,15 +651,19 @@ impl Trainer {
         queue.replay(graph)
     }
 
-    /// Adds the losses up to position `to` of the epoch to the sums, in order.
+    /// Adds the losses up to position `to` of the epoch to the sums, in order. A member's device has those of its own
+    /// shares and zeros between, so the sum over the group is all of them.
     fn count_losses(&mut self, to: u32) -> Result<()> {
         let from = std::mem::replace(&mut self.counted, to);
-        let (nll, kl) = self.run.losses(self.base() + from, to - from)?;
+        let (mut nll, mut kl) = self.run.losses(self.base() + from, to - from)?;
+        self.group.sum(&mut nll)?;
+        self.group.sum(&mut kl)?;
         for (nll, kl) in nll.iter().zip(&kl) {
             self.progress.nll += nll;
             self.progress.kl += kl;
         }
-        if (self.progress.nll + self.progress.kl).is_finite() {
+        // All members have the same sums; one is enough to say so.
+        if (self.progress.nll + self.progress.kl).is_finite() || !self.group.is_root() {
             return Ok(());
         }
         Err(Error::failure(format!(
@@ -589,7 +688,9 @@ impl Trainer {
         if report.is_best {
             self.progress.best = Some(now);
             self.progress.stale = 0;
-            self.best = Some(Arc::new(self.model.weights()?));
+            if self.group.is_root() {
+                self.best = Some(Arc::new(self.model.weights()?));
+            }
         } else {
             self.progress.stale += 1;
         }

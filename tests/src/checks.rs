@@ -1,10 +1,11 @@
 //! What a case is put to: agreement with the reference, gradients, identities, noise, faults.
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicU32, time::Instant};
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Curve, Fault, Host, HostMut, Info, MARKS, Mark, Mat, Noise, Role, Rows, ScaleState, StepParams,
+        Backend, Buf, Curve, Fault, Host, HostMut, Info, MARKS, Mark, Mat, Noise, Role, Rows, ScaleState, Seat,
+        StepParams,
     },
     forward_backend,
     random::{self, stream},
@@ -393,17 +394,32 @@ fn holds(subject: &mut dyn Backend, numbers: Numbers) -> Tried<f64> {
     subject.download(buf, 0, HostMut::Scale(&mut read))?;
     ensure(state == read, || format!("the loss scale is {read:?} and should be {state:?}"))?;
     subject.free(buf);
-    // A group of one is nothing but itself.
-    subject.join(0, 1)?;
-    let buf = subject.alloc(Role::Grad, 3)?;
-    let mut all = [0.0; 3];
-    subject.upload(buf, 0, Host::F64(&[1.0, 2.0, 3.0]))?;
-    subject.all_reduce(buf, 0, 3)?;
-    subject.broadcast(buf, 3, 0)?;
-    subject.download(buf, 0, HostMut::F64(&mut all))?;
-    ensure(first_difference(&all, &[1.0, 2.0, 3.0]).is_none(), || "a group of one changes its sums".into())?;
-    subject.free(buf);
+    alone(subject)?;
     Ok(subject.sync().map(|()| 0.0)?)
+}
+
+/// A group of one, on backends that have collectives of their own: nothing but itself.
+fn alone(subject: &mut dyn Backend) -> Tried<()> {
+    let invitation = match subject.invite(0) {
+        Ok(invitation) => invitation,
+        Err(Fault::Unsupported(_)) => return Ok(()),
+        Err(fault) => return Err(fault.into()),
+    };
+    static QUIET: AtomicU32 = AtomicU32::new(0);
+    subject.join(Seat { rank: 0, world: 1, invitation, half: false, limit: 60.0, alarm: &QUIET })?;
+    for role in [Role::Grad, Role::Weight, Role::Moment] {
+        let buf = subject.alloc(role, 3)?;
+        let mut all = [0.0; 3];
+        subject.upload(buf, 0, Host::F64(&[1.0, 2.0, 3.0]))?;
+        if role == Role::Grad {
+            subject.all_reduce(buf, 0, 3)?;
+        }
+        subject.broadcast(buf, 3, 0)?;
+        subject.download(buf, 0, HostMut::F64(&mut all))?;
+        ensure(first_difference(&all, &[1.0, 2.0, 3.0]).is_none(), || "a group of one changes its sums".into())?;
+        subject.free(buf);
+    }
+    Ok(())
 }
 
 /// Updates until the loss scale grows, on backends that scale.

@@ -8,8 +8,8 @@ use std::{
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result,
-        Role, Rows,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Invitation, Likelihood, Mark, Mat,
+        Noise, Result, Role, Rows, Seat,
     },
     device::Device,
 };
@@ -105,7 +105,8 @@ impl Backend for Remote {
     fn mark(&mut self) -> Result<Mark> { self.ask(|q| q.mark())? }
     fn seconds(&mut self, from: Mark, to: Mark) -> Result<f64> { self.ask(move |q| q.seconds(from, to))? }
     fn ceilings(&mut self) -> Result<Ceilings> { self.ask(|q| q.ceilings())? }
-    fn join(&mut self, rank: u32, world: u32) -> Result { self.ask(move |q| q.join(rank, world))? }
+    fn invite(&mut self, rank: u32) -> Result<Invitation> { self.ask(move |q| q.invite(rank))? }
+    fn join(&mut self, seat: Seat) -> Result { self.ask(move |q| q.join(seat))? }
     fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result { self.ask(move |q| q.all_reduce(buf, at, len))? }
     fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result { self.ask(move |q| q.broadcast(buf, len, root))? }
 }

@@ -6,8 +6,13 @@ use cbindgen::{Builder, Config, DocumentationStyle, EnumConfig, ExportConfig, It
 use vaecf_core::plugin::abi::VERSION;
 
 /// What the header calls things.
-const NAMES: [(&str, &str); 4] =
-    [("VTableV1", "backend"), ("InfoV1", "info"), ("LikelihoodV1", "likelihood"), ("DecodeV1", "decode")];
+const NAMES: [(&str, &str); 5] = [
+    ("SeatV1", "seat"),
+    ("VTableV1", "backend"),
+    ("InfoV1", "info"),
+    ("LikelihoodV1", "likelihood"),
+    ("DecodeV1", "decode"),
+];
 
 /// What is in it although no field has its type.
 const MORE: [&str; 9] =
@@ -187,6 +192,7 @@ fn renames() -> HashMap<String, String> {
         "Graph",
         "Mark",
         "Ceilings",
+        "Invitation",
         "HostType",
         "Code",
     ];

@@ -7,13 +7,15 @@ mod plugin_rust;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use proptest::prelude::*;
 use vaecf_core::{
     Kind,
     backend::{
-        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Mark, Mat, Result, Role, Rows, ScaleState, StepParams,
+        Backend, Buf, Curve, Decode, Fault, Graph, Host, HostMut, Invitation, Mark, Mat, Result, Role, Rows,
+        ScaleState, Seat, StepParams,
     },
     config::{Member, ModelConfig, TrainConfig},
     device::Device,
@@ -31,6 +33,14 @@ use vaecf_tests::{
 
 fn asked(precision: &str, threads: usize) -> Request {
     Request { precision: precision.into(), threads: Some(threads), ..Request::default() }
+}
+
+static ALARM: AtomicU32 = AtomicU32::new(0);
+
+/// A place in a group, every part of which can be told from the others.
+fn seat() -> Seat {
+    let invitation = Invitation { bytes: std::array::from_fn(|at| at as u8 + 1) };
+    Seat { rank: 2, world: 5, invitation, half: true, limit: 7.5, alarm: &ALARM }
 }
 
 fn open(path: &Path) -> Box<dyn Backend> {
@@ -152,10 +162,10 @@ fn what_is_null_is_unsupported_or_the_default() {
     assert_eq!(backend.recommend(decode, rows, 1, Buf(1), Buf(1)), Err(Fault::Unsupported("top_k")));
     assert_eq!(backend.logits_rows(7, 9), 7);
     assert_eq!(backend.sync(), Ok(()));
-    assert_eq!(backend.join(0, 1), Ok(()));
-    assert!(matches!(backend.join(0, 2), Err(Fault::Unsupported(_))));
-    assert_eq!(backend.all_reduce(Buf(1), 0, 0), Ok(()));
-    assert_eq!(backend.broadcast(Buf(1), 0, 0), Ok(()));
+    assert!(matches!(backend.invite(0), Err(Fault::Unsupported(_))));
+    assert!(matches!(backend.join(seat()), Err(Fault::Unsupported(_))));
+    assert!(matches!(backend.all_reduce(Buf(1), 0, 0), Err(Fault::Unsupported(_))));
+    assert!(matches!(backend.broadcast(Buf(1), 0, 0), Err(Fault::Unsupported(_))));
     assert_eq!(backend.capture_begin(), Err(Fault::Unsupported("capture")));
     assert_eq!(backend.capture_end(), Err(Fault::Unsupported("capture")));
     assert_eq!(backend.replay(Graph(1)), Err(Fault::Unsupported("replay")));
@@ -244,12 +254,19 @@ impl Backend for Panics {
         info alloc free upload download sync
         encode_sparse encode_sparse_grad linear_grad_weight linear_grad_input
         sample_latent sample_latent_grad likelihood adam top_k
-        capture_begin capture_end replay join all_reduce broadcast
+        capture_begin capture_end replay invite all_reduce broadcast
     }
 
     fn linear(&mut self, _: Mat, _: Mat, _: Mat, _: Curve, _: Mat) -> Result {
         assert!(!self.in_linear, "a wheel came off");
         Err(Fault::Unsupported("linear"))
+    }
+
+    fn join(&mut self, seat: Seat) -> Result {
+        let Seat { rank, world, invitation, half, limit, alarm } = seat;
+        let (sum, alarm) =
+            (invitation.bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>(), alarm.load(Ordering::Relaxed));
+        Err(Fault::Other(format!("{rank} of {world}, {sum}, {half}, {limit}, {alarm}")))
     }
 
     fn logits_rows(&self, batch: u32, _: u32) -> u32 {
@@ -295,7 +312,10 @@ fn a_panic_is_an_error_and_ends_the_backend() {
 
     let mut backend = linked(2).unwrap();
     assert_eq!(linear(&mut *backend), Err(Fault::Unsupported("linear")));
-    assert_eq!(backend.join(0, 2), Err(Fault::Unsupported("join")));
+    ALARM.store(9, Ordering::Relaxed);
+    let told = backend.join(seat()).expect_err("it only tells");
+    assert_eq!(told.to_string(), "here: join: 2 of 5, 8256, true, 7.5, 9");
+    assert!(matches!(backend.invite(3), Err(Fault::Unsupported("invite"))));
     assert_eq!(backend.logits_rows(8, 100), 8);
     assert!(matches!(backend.sync(), Err(Fault::Other(text)) if text.contains("no rows")));
 }

@@ -54,9 +54,14 @@
 //!     eps[4 n + half] = radius cos(angle); eps[4 n + half + 1] = radius sin(angle)
 //! ```
 
-use std::ffi::{c_char, c_void};
+use std::{
+    ffi::{c_char, c_void},
+    sync::atomic::AtomicU32,
+};
 
-use crate::backend::{self, Buf, Ceilings, Curve, Fault, Graph, LikelihoodKind, Mark, Mat, Noise, Result, Role, Rows};
+use crate::backend::{
+    self, Buf, Ceilings, Curve, Fault, Graph, Invitation, LikelihoodKind, Mark, Mat, Noise, Result, Role, Rows,
+};
 
 /// The version of the border that this is.
 pub const VERSION: u32 = 1;
@@ -119,6 +124,25 @@ pub struct DecodeV1 {
     pub curve: u32,
     /// Scratch for logits `[>= logits_rows(B), I]`; contents are unspecified afterwards.
     pub logits: Mat,
+}
+
+/// A member's place in a group of devices: see [`Backend::join`](backend::Backend::join).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SeatV1 {
+    /// Which member this is, from 0.
+    pub rank: u32,
+    /// How many members there are.
+    pub world: u32,
+    /// What rank 0's [`Backend::invite`](backend::Backend::invite) gave.
+    pub invitation: Invitation,
+    /// Whether sums may travel in half precision: 0 or 1.
+    pub half: u32,
+    /// Seconds that a wait for other members may last.
+    pub limit: f64,
+    /// Becomes other than 0, at any time and from another thread, when another member has failed: no use waiting for
+    /// it. It can be read as long as the process runs.
+    pub alarm: *const u32,
 }
 
 /// What a backend is and what it promises. Texts are UTF-8 and end with a zero.
@@ -345,7 +369,7 @@ pub struct VTableV1 {
     /// [`Backend::replay`](backend::Backend::replay)
     pub replay: Option<unsafe extern "C" fn(ctx: *mut c_void, graph: Graph) -> i32>,
     /// [`Backend::join`](backend::Backend::join)
-    pub join: Option<unsafe extern "C" fn(ctx: *mut c_void, rank: u32, world: u32) -> i32>,
+    pub join: Option<unsafe extern "C" fn(ctx: *mut c_void, seat: *const SeatV1) -> i32>,
     /// [`Backend::all_reduce`](backend::Backend::all_reduce)
     pub all_reduce: Option<unsafe extern "C" fn(ctx: *mut c_void, buf: Buf, at: u64, len: u64) -> i32>,
     /// [`Backend::broadcast`](backend::Backend::broadcast)
@@ -356,6 +380,8 @@ pub struct VTableV1 {
     pub seconds: Option<unsafe extern "C" fn(ctx: *mut c_void, from: Mark, to: Mark, seconds: *mut f64) -> i32>,
     /// [`Backend::ceilings`](backend::Backend::ceilings)
     pub ceilings: Option<unsafe extern "C" fn(ctx: *mut c_void, ceilings: *mut Ceilings) -> i32>,
+    /// [`Backend::invite`](backend::Backend::invite)
+    pub invite: Option<unsafe extern "C" fn(ctx: *mut c_void, rank: u32, invitation: *mut Invitation) -> i32>,
 }
 
 /// The function that a plugin exports.
@@ -486,6 +512,28 @@ impl Cross for backend::Likelihood {
     }
 }
 
+impl Cross for backend::Seat {
+    type Kept = SeatV1;
+    type Passed = *const SeatV1;
+    fn keep(self) -> SeatV1 {
+        let Self { rank, world, invitation, half, limit, alarm } = self;
+        SeatV1 { rank, world, invitation, half: half.into(), limit, alarm: alarm.as_ptr() }
+    }
+    fn pass(kept: &SeatV1) -> *const SeatV1 {
+        kept
+    }
+    unsafe fn receive(passed: *const SeatV1) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let SeatV1 { rank, world, invitation, half, limit, alarm } = unsafe { behind(passed) }?;
+        if alarm.is_null() || !alarm.is_aligned() {
+            return Err(Fault::Other("a seat without an alarm".into()));
+        }
+        // SAFETY: the alarm of a seat can be read as long as the process runs, and is only written atomically.
+        let alarm = unsafe { AtomicU32::from_ptr(alarm.cast_mut()) };
+        Ok(Self { rank, world, invitation, half: half != 0, limit, alarm })
+    }
+}
+
 impl Cross for backend::Decode {
     type Kept = DecodeV1;
     type Passed = *const DecodeV1;
@@ -536,7 +584,7 @@ macro_rules! operations {
             recommend(decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf);
             capture_begin();
             replay(graph: Graph);
-            join(rank: u32, world: u32);
+            join(seat: Seat);
             all_reduce(buf: Buf, at: u64, len: u64);
             broadcast(buf: Buf, len: u64, root: u32);
         }
@@ -548,6 +596,7 @@ macro_rules! operations {
             mark() -> Mark = Mark(0);
             seconds(from: Mark, to: Mark) -> f64 = 0.0;
             ceilings() -> Ceilings = Ceilings { copy: 0.0, products: 0.0 };
+            invite(rank: u32) -> Invitation = Invitation { bytes: [0; 128] };
         }
     };
 }

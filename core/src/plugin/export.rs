@@ -17,8 +17,8 @@ use super::{
     abi::{self, Code, Cross, HostType, SMALLEST, VERSION, VTableV1, operations, write_text},
 };
 use crate::backend::{
-    Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Likelihood, Mark, Mat, Noise, Result, Rows,
-    ScaleState, StepParams,
+    Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Invitation, Likelihood, Mark, Mat, Noise,
+    Result, Rows, ScaleState, Seat, StepParams,
 };
 
 /// Exports a backend from a shared library (`crate-type = ["cdylib"]`).

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Error, Kind,
     backend::{
-        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise,
-        Result, Role, Rows, ScaleState, StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Invitation, Likelihood, Mark, Master,
+        Mat, Noise, Result, Role, Rows, ScaleState, Seat, StepParams,
     },
     forward_backend,
 };
