@@ -6,7 +6,7 @@ use etcetera::BaseStrategy;
 use vaecf_core::{
     Error, Kind, Result,
     backend::Backend,
-    device::Device,
+    device::{Device, Exchange},
     plugin::{self, Request},
 };
 use vaecf_cpu::Cpu;
@@ -14,7 +14,8 @@ use vaecf_cuda::Cuda;
 use vaecf_wgpu::{Choice, Found, Wgpu};
 
 use crate::{
-    options::{Global, Pick, Precision},
+    commands::Context,
+    options::{Global, Pick, Place, Precision},
     output::{Ui, bytes},
 };
 
@@ -35,9 +36,28 @@ pub(crate) const ALL: [Row; 3] = [
     Row { name: "cpu", open: cpu, details: Vec::new },
 ];
 
-/// Opens the device that was asked for.
-pub(crate) fn open(global: &Global, ui: &Ui) -> Result<Device> {
-    choose(global, ui).map(Device::new)
+/// Opens the device that was asked for, as that of a member of the group. What the root has chosen automatically is
+/// what the others take.
+pub(crate) fn open(context: &Context) -> Result<Device> {
+    let Context { global, ui, group, half_sums, .. } = context;
+    if group.world() == 1 {
+        return choose(global, ui).map(Device::new);
+    }
+    let mut chosen = None;
+    let name = group.told(|| match global.backend.as_str() {
+        "auto" => Ok(chosen.insert(choose(global, ui)?).info().name),
+        name => Ok(name.to_owned()),
+    })?;
+    let own = || choose(&Global { backend: name, ..global.clone() }, ui);
+    let device = Device::in_group(group.all_well(chosen.map_or_else(own, Ok))?, group.clone(), *half_sums)?;
+    let how = match device.exchange() {
+        Exchange::None => "nothing to add up".to_owned(),
+        Exchange::Devices => "the devices add up gradients themselves".to_owned(),
+        Exchange::Hosts(why) => format!("gradients are added up on the hosts ({why})"),
+    };
+    let (world, carrier) = (group.world(), group.carrier().unwrap_or_default());
+    ui.note(format_args!("group: {world} members, over {carrier}; {how}"));
+    Ok(device)
 }
 
 /// Makes the backend that was asked for, and says which one where the choice was left open.
@@ -85,12 +105,19 @@ fn named(name: &str, global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
 }
 
 fn cpu(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
-    if global.device != Pick::Number(0) {
+    // Members on one host divide its cores, and need not be told apart.
+    let Place { world, .. } = global.place;
+    if world == 1 && global.device != Pick::Number(0) {
         return Err(Error::usage(format!("--device {}: the cpu backend has one device, 0", global.device)));
     }
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match world {
+        1 => global.threads,
+        world => Some(global.threads.unwrap_or_else(|| (cores() / world as usize).max(1))),
+    };
     Ok(match global.precision {
-        Precision::Auto | Precision::F32 => Box::new(Cpu::<f32>::new(global.threads)?),
-        Precision::F64 => Box::new(Cpu::<f64>::new(global.threads)?),
+        Precision::Auto | Precision::F32 => Box::new(Cpu::<f32>::new(threads)?),
+        Precision::F64 => Box::new(Cpu::<f64>::new(threads)?),
         Precision::Tf32 | Precision::F16 | Precision::Bf16 => {
             return Err(Error::usage(
                 "the cpu backend computes in f32, or in f64 as the reference; choose one of these with --precision",
@@ -156,7 +183,7 @@ fn wgpu(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
         }
     };
     let adapter = match &global.device {
-        Pick::Number(0) => Choice::Any,
+        Pick::Number(0) if global.place.world == 1 => Choice::Any,
         Pick::Number(number) => Choice::Number(*number),
         Pick::Name(name) => Choice::Name(name.clone()),
     };

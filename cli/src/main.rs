@@ -7,6 +7,7 @@
 mod backend;
 mod commands;
 mod interrupt;
+mod members;
 mod options;
 mod output;
 mod run_file;

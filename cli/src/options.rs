@@ -43,6 +43,9 @@ pub(crate) struct Global {
     /// Which device of the backend: a number from 0, or a part of its name, such as `rtx`
     #[arg(long, global = true, value_name = "N|NAME", default_value_t)]
     pub(crate) device: Pick,
+    /// Which of several members of a command this process or thread is, on its host
+    #[arg(skip)]
+    pub(crate) place: Place,
     /// Working precision; f64 is the reference, tf32 is f32 with products of operands rounded to 11 bits
     #[arg(long, global = true, value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
@@ -105,6 +108,37 @@ impl fmt::Display for Pick {
 
 fn threads(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&threads| threads > 0).ok_or_else(|| "a whole number from 1".into())
+}
+
+/// Which of the members on one host this is; the only one unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) rank: u32,
+    pub(crate) world: u32,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { rank: 0, world: 1 }
+    }
+}
+
+/// What is asked of a command that can run on several devices.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Several devices")]
+pub(crate) struct Several {
+    /// Devices that share the work, each as --device has it, such as 0,1,2,3; of the cpu, each takes its share of the cores.
+    /// A launcher such as mpirun, srun or torchrun starts a process for each instead
+    #[arg(long, value_name = "DEVICES", value_delimiter = ',', conflicts_with = "device")]
+    pub(crate) devices: Vec<Pick>,
+    /// Seconds that a device or process is waited for before all of them give up
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
+    pub(crate) group_timeout: f64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|&seconds: &f64| seconds > 0.0 && seconds < 1e9);
+    seconds.ok_or_else(|| "a number of seconds above 0".into())
 }
 
 /// The precision of activations and weights.

@@ -112,6 +112,33 @@ impl ModelConfig {
     }
 }
 
+/// How the learning rate follows the users of a batch, which grow with the devices that share them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// In proportion (Goyal et al. 2017, section 2.1).
+    Linear,
+    /// With the square root (Krizhevsky 2014, section 5).
+    Sqrt,
+}
+
+impl LrScaling {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Linear, Self::Sqrt];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Sqrt => "sqrt",
+        }
+    }
+}
+
 /// How a model is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -124,6 +151,12 @@ pub struct TrainConfig {
     pub epochs: u32,
     /// Learning rate.
     pub lr: f64,
+    /// How it follows the batch.
+    pub lr_scaling: LrScaling,
+    /// Users of the batch that `lr` is meant for, where it follows the batch.
+    pub lr_batch: u32,
+    /// Updates over which the learning rate rises from 0 to what it is from then on; 0 begins with all of it.
+    pub warmup: u32,
     /// Adam: decay of the first moment.
     pub beta1: f64,
     /// Adam: decay of the second moment.
@@ -162,6 +195,9 @@ impl TrainConfig {
             batch: 500,
             epochs: 200,
             lr: 1e-3,
+            lr_scaling: LrScaling::None,
+            lr_batch: 500,
+            warmup: 0,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -204,6 +240,7 @@ impl TrainConfig {
             c if c.epochs == 0 => refuse("a number of epochs", 0.0, "at least 1"),
             c if c.validate_every == 0 => refuse("a validation interval", 0.0, "at least 1 epoch"),
             c if !(c.lr > 0.0 && c.lr.is_finite()) => refuse("a learning rate", c.lr, "above 0"),
+            c if c.lr_batch == 0 => refuse("a batch that the learning rate is meant for", 0.0, "at least 1"),
             c if !unit(c.beta1) => refuse("beta1", c.beta1, "at least 0 and below 1"),
             c if !unit(c.beta2) => refuse("beta2", c.beta2, "at least 0 and below 1"),
             c if !(c.eps > 0.0 && c.eps.is_finite()) => refuse("eps", c.eps, "above 0"),

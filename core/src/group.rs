@@ -20,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Serialize, de::DeserializeOwned};
+
 use crate::{
     backend::{Host, HostMut},
     error::{Error, Result},
@@ -245,6 +247,28 @@ impl Group {
     pub fn broadcast(&self, said: &[u8]) -> Result<Vec<u8>> {
         let own = if self.is_root() { said } else { &[] };
         Ok(self.all_gather(own)?.swap_remove(0))
+    }
+
+    /// What the root comes to, on every member: only the root's `decide` is called, and an error of its own is for the
+    /// caller to tell ([`Group::fail`]).
+    ///
+    /// # Errors
+    /// That of `decide` on the root; why the group has failed.
+    pub fn told<T: Serialize + DeserializeOwned>(&self, decide: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.world == 1 {
+            return decide();
+        }
+        let said = match self.is_root() {
+            true => serde_json::to_vec(&decide()?).map_err(|e| Error::failure(e.to_string()))?,
+            false => Vec::new(),
+        };
+        serde_json::from_slice(&self.broadcast(&said)?).map_err(|e| Error::failure(e.to_string()))
+    }
+
+    /// The same member, but one that waits for the others as long as they are there.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { limit: Duration::from_secs(u32::MAX.into()), ..self.clone() }
     }
 
     /// Sums over the members, element by element and in the order of ranks: the same bits for all.

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Error, Result},
+    group::Group,
     matrix::Matrix,
     metrics::NO_ITEM,
     model::{Model, Workspace},
@@ -79,19 +80,74 @@ impl<'a> Recommender<'a> {
         Ok(Self { model, popularity, catalogue, mask, k, space })
     }
 
-    /// Recommendations for each row of `histories`.
+    /// Recommendations for each row of `histories`. In a group the root makes this call, while the others
+    /// [attend](Recommender::attend): each takes a batch in turn.
     ///
     /// # Errors
-    /// Where the histories are over other items, or what the device reports.
+    /// Where the histories are over other items, or what the device or the group reports.
     pub fn recommend(&self, histories: &Matrix) -> Result<Vec<Recommendation>> {
+        if histories.items() != self.model.items() {
+            return Err(Error::data(format!(
+                "the histories are over {} items, the model over {}: they belong to different data sets",
+                histories.items(),
+                self.model.items()
+            )));
+        }
         let mut all = Vec::with_capacity(histories.users() as usize);
-        let mut first = 0;
+        let (mut batches, mut first) = (Vec::new(), 0);
         while first < histories.users() {
             let end = self.end(histories, first);
-            self.batch(&histories.select(&(first..end).collect::<Vec<_>>()), &mut all)?;
+            batches.push(histories.select(&(first..end).collect::<Vec<_>>()));
             first = end;
         }
+        for dealt in batches.chunks(self.group().world() as usize) {
+            for (histories, ranked) in dealt.iter().zip(self.take(dealt)?) {
+                self.name(histories, &ranked, &mut all);
+            }
+        }
         Ok(all)
+    }
+
+    /// Does a member's part of all that the root recommends, until the root is [done](Recommender::done). There may be
+    /// any time between two calls of the root's.
+    ///
+    /// # Errors
+    /// What the device or the group reports.
+    pub fn attend(&self) -> Result<()> {
+        while !self.take(&[])?.is_empty() {}
+        Ok(())
+    }
+
+    /// The root has nothing more to recommend: the others' [`Recommender::attend`] returns.
+    ///
+    /// # Errors
+    /// Why the group has failed.
+    pub fn done(&self) -> Result<()> {
+        self.take(&[]).map(drop)
+    }
+
+    fn group(&self) -> &Group {
+        self.model.device().group()
+    }
+
+    /// The rankings of the root's batches, one for each member at the most; none where it has no more.
+    fn take(&self, dealt: &[Matrix]) -> Result<Vec<Ranked>> {
+        let group = self.group();
+        if group.world() == 1 {
+            return dealt.iter().map(|histories| self.rank(histories)).collect();
+        }
+        let words: Vec<u32> = dealt.iter().flat_map(words).collect();
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&group.patient().broadcast(bytemuck::cast_slice(&words))?);
+        let batches = batches(self.model.items(), &words)?;
+        let own = batches.get(group.rank() as usize).map(|histories| self.rank(histories)).transpose()?;
+        let own = own.unwrap_or_default();
+        let items = group.all_gather(bytemuck::cast_slice(&own.items))?;
+        let scores = group.all_gather(bytemuck::cast_slice(&own.scores))?;
+        let ranked = items.iter().zip(&scores).take(batches.len()).map(|(items, scores)| Ranked {
+            items: bytemuck::pod_collect_to_vec(items),
+            scores: bytemuck::pod_collect_to_vec(scores),
+        });
+        Ok(ranked.collect())
     }
 
     /// Where the batch ends that begins at a row: what is left out of its rankings is one list on the device, too.
@@ -107,9 +163,9 @@ impl<'a> Recommender<'a> {
         first + rows.max(1)
     }
 
-    fn batch(&self, histories: &Matrix, out: &mut Vec<Recommendation>) -> Result<()> {
+    /// The best items of a batch, on this device.
+    fn rank(&self, histories: &Matrix) -> Result<Ranked> {
         let device = self.model.device();
-        let (count, k) = (histories.users(), self.k as usize);
         let on_device = device.matrix(histories)?;
         let hidden = |row: &[u32]| -> Vec<u32> {
             let own = if self.mask { row } else { &[] };
@@ -122,8 +178,14 @@ impl<'a> Recommender<'a> {
             Some(device.matrix(&Matrix::from_rows(histories.items(), rows)?)?)
         };
         let seen = seen.as_ref().or(self.mask.then_some(&on_device));
-        let (items, scores) = self.model.rank(&on_device, seen, 0, count, self.k, &self.space)?;
-        let ranked = items.chunks_exact(k).zip(scores.chunks_exact(k));
+        let (items, scores) = self.model.rank(&on_device, seen, 0, histories.users(), self.k, &self.space)?;
+        Ok(Ranked { items, scores })
+    }
+
+    /// Rankings as recommendations: nobody knows anything of an empty history.
+    fn name(&self, histories: &Matrix, ranked: &Ranked, out: &mut Vec<Recommendation>) {
+        let k = self.k as usize;
+        let ranked = ranked.items.chunks_exact(k).zip(ranked.scores.chunks_exact(k));
         for ((row, _), (items, scores)) in histories.rows().zip(ranked) {
             let popular = row.is_empty();
             let items = if popular {
@@ -136,6 +198,43 @@ impl<'a> Recommender<'a> {
             };
             out.push(Recommendation { items, popular });
         }
-        Ok(())
+    }
+}
+
+/// The best items of a batch, and their scores, one row after the other.
+#[derive(Debug, Default)]
+struct Ranked {
+    items: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+/// A batch of histories on its way to a member: how many rows and events, whether they have weights, the events of each
+/// row, the items, the weights.
+fn words(histories: &Matrix) -> Vec<u32> {
+    let lens = histories.rows().map(|(row, _)| row.len() as u32);
+    let head = [histories.users(), histories.events() as u32, histories.values().is_some().into()];
+    let weights = histories.values().unwrap_or_default().iter().map(|weight| weight.to_bits());
+    head.into_iter().chain(lens).chain(histories.indices().iter().copied()).chain(weights).collect()
+}
+
+/// All batches again.
+fn batches(items: u32, mut words: &[u32]) -> Result<Vec<Matrix>> {
+    let mut take = |count: u32| -> Result<Vec<u32>> {
+        let (taken, rest) = words
+            .split_at_checked(count as usize)
+            .ok_or_else(|| Error::failure("a bug in vaecf, please report it: histories came in part"))?;
+        words = rest;
+        Ok(taken.to_vec())
+    };
+    let mut all = Vec::new();
+    loop {
+        let Ok(head) = take(3) else { return Ok(all) };
+        let mut indptr = vec![0];
+        for len in take(head[0])? {
+            indptr.push(indptr[indptr.len() - 1] + u64::from(len));
+        }
+        let indices = take(head[1])?;
+        let weights: Vec<f32> = take(head[1] * head[2])?.into_iter().map(f32::from_bits).collect();
+        all.push(Matrix::new(items, indptr, indices, (head[2] > 0).then(|| weights.into()))?);
     }
 }

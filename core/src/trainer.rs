@@ -440,9 +440,7 @@ impl Trainer {
     /// Where the root's run stands becomes where all members' do, down to the bits of the weights.
     fn share(&mut self) -> Result<()> {
         if self.group.world() > 1 {
-            let stands = serde_json::to_vec(&self.progress).map_err(|e| Error::failure(e.to_string()))?;
-            let stands = self.group.broadcast(&stands)?;
-            self.progress = serde_json::from_slice(&stands).map_err(|e| Error::failure(e.to_string()))?;
+            self.progress = self.group.told(|| Ok(self.progress.clone()))?;
             self.model.share_weights()?;
             self.run.share_moments(&self.model)?;
         }

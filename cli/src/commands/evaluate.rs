@@ -16,6 +16,7 @@ use vaecf_core::{
 
 use super::{Context, train};
 use crate::{
+    options::Several,
     output::{Done, Format, Table, print, print_json, to_json, vacant, write_text},
     sheet::{self, Column},
 };
@@ -68,6 +69,8 @@ pub(crate) struct Evaluate {
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    pub(crate) several: Several,
 }
 
 /// A held-out part.
@@ -138,6 +141,9 @@ impl Evaluate {
         };
         let options = Options { batch: self.batch.max(1), mask: !self.no_mask, keep_values: true };
         let (evaluation, baseline) = judge(&saved, &context.device()?, part, metrics, options, self.baseline)?;
+        if !context.group.is_root() {
+            return Ok(());
+        }
         if let (Some(path), Some(kept)) = (&self.per_user, &evaluation.per_user) {
             let user = |&row: &u64| data.users.name(part.users[row as usize]).to_owned();
             let names: Vec<_> = kept.values.keys().map(Metric::to_string).collect();

@@ -12,10 +12,10 @@ mod recommend;
 mod train;
 
 use clap::Subcommand;
-use vaecf_core::{Result, device::Device};
+use vaecf_core::{Result, device::Device, group::Group};
 
 use crate::{
-    backend,
+    backend, members,
     options::{Cli, Global},
     output::{Done, Ui},
     run_file::Settings,
@@ -54,6 +54,10 @@ pub(crate) struct Context {
     pub(crate) global: Global,
     pub(crate) settings: Settings,
     pub(crate) ui: Ui,
+    /// What this is a member of.
+    pub(crate) group: Group,
+    /// Sums over the group may travel in half precision.
+    pub(crate) half_sums: bool,
 }
 
 impl Context {
@@ -64,7 +68,7 @@ impl Context {
 
     /// The device that was asked for.
     pub(crate) fn device(&self) -> Result<Device> {
-        backend::open(&self.global, &self.ui)
+        backend::open(self)
     }
 }
 
@@ -72,13 +76,13 @@ impl Context {
 pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
     let Cli { global, command } = cli;
     let ui = Ui { notes: !global.quiet, details: global.verbose > 0, ..*ui };
-    let context = Context { global, settings, ui };
+    let context = Context { global, settings, ui, group: Group::default(), half_sums: false };
     match command {
         Command::Prepare(command) => command.run(context),
-        Command::Train(command) => command.run(context),
-        Command::Evaluate(command) => command.run(&context),
+        Command::Train(command) => members::run(context, &command.several, |member| command.run(member)),
+        Command::Evaluate(command) => members::run(context, &command.several, |member| command.run(&member)),
         Command::Compare(command) => command.run(&context),
-        Command::Recommend(command) => command.run(&context),
+        Command::Recommend(command) => members::run(context, &command.several, |member| command.run(&member)),
         Command::Demo(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Conform(command) => command.run(&context),

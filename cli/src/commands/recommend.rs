@@ -16,6 +16,7 @@ use vaecf_core::{
     events::Ids,
     files,
     matrix::Matrix,
+    model::Model,
     ratings::{self, Keep, ReadOptions, Source},
     recommend::{Catalogue, Recommendation, Recommender},
     split::Threshold,
@@ -24,7 +25,7 @@ use vaecf_core::{
 use super::{Context, evaluate, train};
 use crate::{
     interrupt,
-    options::Reading,
+    options::{Reading, Several},
     output::{Done, Stop, Table, Ui, grouped, stdout_failed, vacant},
     sheet::{self, Column, Sheet},
 };
@@ -94,6 +95,8 @@ pub(crate) struct Recommend {
     /// Users ranked at once
     #[arg(long, value_name = "N", default_value_t = 512)]
     batch: u32,
+    #[command(flatten)]
+    pub(crate) several: Several,
 }
 
 /// The form of the output.
@@ -130,6 +133,9 @@ impl Recommend {
         if !from_file && (self.reading.options() != ReadOptions::default() || self.threshold.is_some()) {
             return Err(Error::usage("how a file is read has no meaning here: the histories come from no file").into());
         }
+        if !context.group.is_root() {
+            return self.attend(context);
+        }
         if let Some(path) = &self.output {
             vacant(path, self.force)?;
             // Without it an interrupt between two batches would leave the draft behind.
@@ -137,11 +143,7 @@ impl Recommend {
         }
         let saved = ModelFolder::new(&self.model).read()?;
         let lookup = saved.items.lookup();
-        let listed = |path: &Option<PathBuf>| -> Result<Option<Vec<u32>>> {
-            path.as_ref().map(|path| listed(path, &lookup, &context.ui)).transpose()
-        };
-        let (allowed, denied) = (listed(&self.allow)?, listed(&self.deny)?.unwrap_or_default());
-        let catalogue = Catalogue::new(saved.items.len(), allowed.as_deref(), &denied);
+        let catalogue = self.catalogue(&saved, &lookup, &context.ui)?;
         let data = self.data.as_ref().map(|dir| train::open(dir)).transpose()?;
         let histories: Histories<'_> = match (&data, &self.histories) {
             (Some(data), _) => {
@@ -156,19 +158,48 @@ impl Recommend {
 
         let device = context.device()?;
         let model = saved.on(&device)?;
-        let batch = self.batch.max(1);
+        let recommender = self.recommender(&model, &saved, catalogue)?;
+        let batch = self.batch.max(1).saturating_mul(context.group.world());
+        let job = Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
+        self.write(job, histories, context)
+    }
+
+    /// The items that may be recommended.
+    fn catalogue(&self, saved: &SavedModel, lookup: &impl Lookup, ui: &Ui) -> Result<Catalogue> {
+        let listed = |path: &Option<PathBuf>| -> Result<Option<Vec<u32>>> {
+            path.as_ref().map(|path| listed(path, lookup, ui)).transpose()
+        };
+        let (allowed, denied) = (listed(&self.allow)?, listed(&self.deny)?.unwrap_or_default());
+        Ok(Catalogue::new(saved.items.len(), allowed.as_deref(), &denied))
+    }
+
+    fn recommender<'a>(
+        &self,
+        model: &'a Model,
+        saved: &'a SavedModel,
+        catalogue: Catalogue,
+    ) -> Result<Recommender<'a>> {
         if self.k > model.items() {
             let items = model.items();
-            return Err(Error::usage(format!("-k {}: there are {items} items; choose 1 to {items}", self.k)).into());
+            return Err(Error::usage(format!("-k {}: there are {items} items; choose 1 to {items}", self.k)));
         }
         // What is allowed may be fewer: then everybody gets all of it, in order.
         let k = match catalogue.left(model.items()) {
             0 => self.k,
             left => self.k.min(left),
         };
-        let recommender = Recommender::new(&model, &saved.popularity, catalogue, !self.no_mask, k, batch)?;
-        let mut job =
-            Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
+        Recommender::new(model, &saved.popularity, catalogue, !self.no_mask, k, self.batch.max(1))
+    }
+
+    /// Ranks, as a member of a group, what the root reads and writes.
+    fn attend(&self, context: &Context) -> Done {
+        let saved = ModelFolder::new(&self.model).read()?;
+        let catalogue = self.catalogue(&saved, &saved.items.lookup(), &context.ui)?;
+        let model = saved.on(&context.device()?)?;
+        Ok(self.recommender(&model, &saved, catalogue)?.attend()?)
+    }
+
+    fn write(&self, mut job: Job<'_>, histories: Histories<'_>, context: &Context) -> Done {
         let start = Instant::now();
         match &self.output {
             None => {
@@ -407,7 +438,21 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Whatever keeps it from going on without being an error, the other members are told.
     fn write<W: Write + Send>(
+        &mut self,
+        histories: Histories<'_>,
+        to: W,
+        failed: &dyn Fn(std::io::Error) -> Stop,
+    ) -> Done {
+        let done = self.write_all(histories, to, failed);
+        if !matches!(done, Err(Stop::Failed(_))) {
+            self.recommender.done()?;
+        }
+        done
+    }
+
+    fn write_all<W: Write + Send>(
         &mut self,
         histories: Histories<'_>,
         mut to: W,

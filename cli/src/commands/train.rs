@@ -15,7 +15,7 @@ use vaecf_core::{
     Error, Result,
     backend::Curve,
     checkpoint::{Card, ModelFolder},
-    config::{Member, ModelConfig, TrainConfig},
+    config::{LrScaling, Member, ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
     metrics::Metric,
@@ -27,6 +27,7 @@ use vaecf_core::{
 use super::Context;
 use crate::{
     interrupt,
+    options::Several,
     output::{Done, Format, Stop, Ui, bytes, grouped, print, write_text},
     run_file,
 };
@@ -98,6 +99,15 @@ pub(crate) struct Train {
     /// Learning rate
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     lr: Option<f64>,
+    /// How the learning rate follows the users of an update: none (default), linear, sqrt
+    #[arg(long, value_name = "RULE", value_parser = lr_scaling, help_heading = "Training")]
+    lr_scaling: Option<LrScaling>,
+    /// Users of the update that --lr is meant for, where it follows them (default 500)
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    lr_batch: Option<u32>,
+    /// Updates over which the learning rate rises from 0 (default 0: none)
+    #[arg(long, value_name = "UPDATES", help_heading = "Training")]
+    warmup: Option<u32>,
     /// Adam: decay of the first moment
     #[arg(long, value_name = "B", help_heading = "Training")]
     beta1: Option<f64>,
@@ -135,6 +145,11 @@ pub(crate) struct Train {
     /// Seconds between checkpoints; one is always written at the end
     #[arg(long, value_name = "SECONDS", help_heading = "Training")]
     checkpoint_seconds: Option<f64>,
+    #[command(flatten)]
+    pub(crate) several: Several,
+    /// Add up gradients in half precision, which sends half as many bytes; of the cuda backend, on NCCL
+    #[arg(long, help_heading = "Several devices")]
+    half_sums: bool,
 }
 
 /// Where settings start from.
@@ -171,6 +186,11 @@ impl FromStr for Hidden {
 fn member(text: &str) -> std::result::Result<Member, String> {
     let names = Member::ALL.map(Member::name).join(", ");
     Member::ALL.into_iter().find(|member| member.name() == text).ok_or(format!("choose from {names}"))
+}
+
+fn lr_scaling(text: &str) -> std::result::Result<LrScaling, String> {
+    let names = LrScaling::ALL.map(LrScaling::name).join(", ");
+    LrScaling::ALL.into_iter().find(|rule| rule.name() == text).ok_or(format!("choose from {names}"))
 }
 
 fn placement(text: &str) -> std::result::Result<Placement, String> {
@@ -210,19 +230,28 @@ impl Train {
     pub(crate) fn run(&self, mut context: Context) -> Done {
         let data = open(&self.data)?;
         let folder = ModelFolder::new(&self.output);
-        let resumed = match self.resume {
-            true => Some(folder.read_run(&data)?),
-            false => folder.vacant(self.force).map(|()| None)?,
-        };
-        let (model, train) = match &resumed {
-            Some((card, _)) => self.resumed(card, &data, context.global.seed)?,
-            None => self.configs(&data, context.seed()),
-        };
+        let mut resumed = None;
+        let (model, train) = context.group.told(|| {
+            match self.resume {
+                true => resumed = Some(folder.read_run(&data)?),
+                false => folder.vacant(self.force)?,
+            }
+            let (model, train) = match &resumed {
+                Some((card, _)) => self.resumed(card, &data, context.global.seed)?,
+                None => self.configs(&data, context.seed()),
+            };
+            train.check()?;
+            Ok((model, train))
+        })?;
         context.settings.set(&model)?;
         context.settings.set(&train)?;
+        context.half_sums = self.half_sums;
         let device = context.device()?;
         let (placement, threshold) = (self.data_memory, threshold(&self.data)?);
         let job = Job { data: &data, device: &device, folder, model, train, placement, threshold };
+        if !context.group.is_root() {
+            return job.follow();
+        }
         let (card, ending) = job.run(resumed, self.force, &context, self.format)?;
         if ending == Ending::Interrupted {
             let again = format!("vaecf train {} -o {} --resume", self.data.display(), self.output.display());
@@ -262,6 +291,9 @@ impl Train {
         set(&mut train.epochs, self.epochs.as_ref());
         set(&mut train.batch, self.batch.as_ref());
         set(&mut train.lr, self.lr.as_ref());
+        set(&mut train.lr_scaling, self.lr_scaling.as_ref());
+        set(&mut train.lr_batch, self.lr_batch.as_ref());
+        set(&mut train.warmup, self.warmup.as_ref());
         set(&mut train.beta1, self.beta1.as_ref());
         set(&mut train.beta2, self.beta2.as_ref());
         set(&mut train.eps, self.eps.as_ref());
@@ -386,6 +418,16 @@ impl Job<'_> {
         Ok((card, ending))
     }
 
+    /// Trains as a member of a group whose root writes and shows.
+    fn follow(&self) -> Done {
+        interrupt::listen()?;
+        let mut trainer = Trainer::placed(self.device, &self.model, &self.train, self.data, self.placement, None)?;
+        match trainer.run(&mut Follower)? {
+            Ending::Interrupted => Err(Stop::Interrupted),
+            Ending::Complete | Ending::EarlyStop => Ok(()),
+        }
+    }
+
     /// Makes the folder of a new run.
     fn begin(&self, force: bool) -> Result<Card> {
         let card = self.folder.begin(&self.model, &self.train, self.data, force)?;
@@ -480,6 +522,15 @@ fn bar(ui: &Ui, train: &TrainConfig, users: u32) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
+}
+
+/// What a member that is not the root has to say: whether it was interrupted.
+struct Follower;
+
+impl Observer for Follower {
+    fn stop(&mut self) -> bool {
+        interrupt::asked()
+    }
 }
 
 /// Shows, logs and saves a run while it goes on.

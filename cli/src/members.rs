@@ -1,0 +1,79 @@
+//! A command that runs on several devices: every member, a thread or a process for each device, runs all of it, and
+//! the root alone writes and shows.
+
+use std::{thread, time::Duration};
+
+use vaecf_core::{
+    Error,
+    group::{self, Group},
+};
+
+use crate::{
+    commands::Context,
+    options::{Pick, Place, Several},
+    output::{Done, Stop, Ui},
+};
+
+/// Runs a command on the devices that were asked for, or as the member of a group that a launcher has made this process.
+pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context) -> Done + Sync) -> Done {
+    let limit = Duration::from_secs_f64(several.group_timeout);
+    match &several.devices[..] {
+        [] => command(context),
+        [one] => {
+            let mut context = context;
+            context.global.device = one.clone();
+            command(context)
+        }
+        devices => threads(&context, devices, limit, &command),
+    }
+}
+
+/// A thread for each device. The first error that is not about another's is the command's.
+fn threads(context: &Context, devices: &[Pick], limit: Duration, command: &(impl Fn(Context) -> Done + Sync)) -> Done {
+    let world = devices.len() as u32;
+    let mut members = group::threads(world, limit).into_iter().zip(devices).zip(0..).map(|((group, device), rank)| {
+        let mut context = Context { group, ..context.clone() };
+        context.global.device = device.clone();
+        context.global.place = Place { rank, world };
+        context
+    });
+    let root = members.next();
+    let ends: Vec<Done> = thread::scope(|scope| {
+        let others: Vec<_> = members.map(|context| scope.spawn(move || member(context, command))).collect();
+        let root = root.map(|context| member(context, command));
+        let ended = |end: thread::Result<Done>| end.unwrap_or_else(|_| Err(Stop::Exit(1)));
+        root.into_iter().chain(others.into_iter().map(|other| ended(other.join()))).collect()
+    });
+    let (mut first, mut own) = (Ok(()), None);
+    for end in ends {
+        if let Err(Stop::Failed(error)) = &end
+            && !error.is_echo()
+        {
+            own = own.or(Some(end));
+        } else if first.is_ok() {
+            first = end;
+        }
+    }
+    own.unwrap_or(first)
+}
+
+/// A member's part. Its own failure is told to the others; at a good end they wait for each other, so that none of them
+/// takes another's end for a failure.
+fn member(mut context: Context, command: &impl Fn(Context) -> Done) -> Done {
+    let group = context.group.clone();
+    if !group.is_root() {
+        context.ui = Ui { notes: false, details: false, ..context.ui };
+    }
+    let done = command(context);
+    if let Err(Stop::Failed(error)) = done {
+        group.fail(&error);
+        return Err(Stop::Failed(named(&group, error)));
+    }
+    group.leave()?;
+    done
+}
+
+/// An error with the member whose it is; the root speaks for all.
+fn named(group: &Group, error: Error) -> Error {
+    if group.is_root() { error } else { error.context(format_args!("rank {}", group.rank())) }
+}
