@@ -25,8 +25,10 @@ use crate::{
     error::{Error, Result},
 };
 
+mod launch;
 mod threads;
 
+pub use launch::{Launch, launched};
 pub use threads::threads;
 
 /// How long a member is waited for, unless the caller says otherwise.
