@@ -27,8 +27,10 @@ use crate::{
     error::{Error, Result},
 };
 
+mod launch;
 mod threads;
 
+pub use launch::{Launch, launched};
 pub use threads::threads;
 
 /// How long a member is waited for, unless the caller says otherwise.
