@@ -50,6 +50,11 @@ pub(crate) fn open(context: &Context) -> Result<Device> {
     })?;
     let own = || choose(&Global { backend: name, ..global.clone() }, ui);
     let device = Device::in_group(group.all_well(chosen.map_or_else(own, Ok))?, group.clone(), *half_sums)?;
+    if let (true, Exchange::Hosts(why)) = (*half_sums, device.exchange()) {
+        return Err(Error::usage(format!(
+            "--half-sums: sums are made on the hosts, in full precision ({why}); leave it out"
+        )));
+    }
     let how = match device.exchange() {
         Exchange::None => "nothing to add up".to_owned(),
         Exchange::Devices => "the devices add up gradients themselves".to_owned(),
@@ -107,8 +112,10 @@ fn named(name: &str, global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
 fn cpu(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
     // Members on one host divide its cores, and need not be told apart.
     let Place { world, .. } = global.place;
-    if world == 1 && global.device != Pick::Number(0) {
-        return Err(Error::usage(format!("--device {}: the cpu backend has one device, 0", global.device)));
+    match global.device() {
+        Pick::Number(0) => {}
+        Pick::Number(_) if world > 1 => {}
+        other => return Err(Error::usage(format!("--device {other}: the cpu backend has one device, 0"))),
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match world {
@@ -138,12 +145,18 @@ fn cuda(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
             ));
         }
     };
-    let device = match &global.device {
-        Pick::Number(number) => *number,
-        Pick::Name(name) => cuda_device(name)?,
+    let device = match global.device() {
+        // Some launchers show each process its own device only.
+        Pick::Number(_) if global.device.is_none() && sees_one_device() => 0,
+        Pick::Number(number) => number,
+        Pick::Name(name) => cuda_device(&name)?,
     };
     let options = vaecf_cuda::Options { device, precision, ..Default::default() };
     Ok(Box::new(Cuda::open(&options)?))
+}
+
+fn sees_one_device() -> bool {
+    vaecf_cuda::survey().is_ok_and(|survey| survey.devices.len() == 1)
 }
 
 /// The number of the device that has this in its name.
@@ -182,10 +195,10 @@ fn wgpu(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
             return Err(Error::usage("the wgpu backend computes in f32 or f16; choose one of these with --precision"));
         }
     };
-    let adapter = match &global.device {
+    let adapter = match global.device() {
         Pick::Number(0) if global.place.world == 1 => Choice::Any,
-        Pick::Number(number) => Choice::Number(*number),
-        Pick::Name(name) => Choice::Name(name.clone()),
+        Pick::Number(number) => Choice::Number(number),
+        Pick::Name(name) => Choice::Name(name),
     };
     let options = vaecf_wgpu::Options { adapter, precision, tuning: wgpu_tuning(), ..Default::default() };
     let backend = Wgpu::open(&options)?;
@@ -242,8 +255,8 @@ fn is_plugin(name: &str) -> bool {
 
 fn plugin(name: &str, global: &Global) -> Result<Box<dyn Backend>> {
     let wanted = global.precision.name();
-    let Pick::Number(device) = global.device else {
-        return Err(Error::usage(format!("--device {}: {name} takes a device by its number, from 0", global.device)));
+    let Pick::Number(device) = global.device() else {
+        return Err(Error::usage(format!("--device {}: {name} takes a device by its number, from 0", global.device())));
     };
     let request = Request { device, threads: global.threads, precision: wanted.into() };
     let backend = plugin::load(Path::new(name), &request)?;

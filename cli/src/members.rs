@@ -5,7 +5,11 @@ use std::{thread, time::Duration};
 
 use vaecf_core::{
     Error,
-    group::{self, Group},
+    group::{
+        self, Group,
+        launch::{self, Launch},
+        tcp,
+    },
 };
 
 use crate::{
@@ -17,15 +21,37 @@ use crate::{
 /// Runs a command on the devices that were asked for, or as the member of a group that a launcher has made this process.
 pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context) -> Done + Sync) -> Done {
     let limit = Duration::from_secs_f64(several.group_timeout);
-    match &several.devices[..] {
-        [] => command(context),
-        [one] => {
+    let launched = launch::launched(|name| std::env::var(name).ok())?.filter(|launch| launch.world > 1);
+    match (&several.devices[..], launched) {
+        ([], None) => command(context),
+        ([], Some(launch)) => process(context, &launch, limit, command),
+        (_, Some(launch)) => Err(Error::usage(format!(
+            "--devices: {} started {} processes, each of which has a device of its own; leave --devices out, or start one \
+             process",
+            launch.by, launch.world
+        ))
+        .into()),
+        ([one], None) => {
             let mut context = context;
-            context.global.device = one.clone();
+            context.global.device = Some(one.clone());
             command(context)
         }
-        devices => threads(&context, devices, limit, &command),
+        (devices, None) => threads(&context, devices, limit, &command),
     }
+}
+
+/// This process is one member; the others are elsewhere.
+fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl Fn(Context) -> Done) -> Done {
+    let Launch { rank, world, local_rank, local_world, meeting, by } = launch;
+    let meeting = meeting.as_deref().ok_or_else(|| {
+        Error::usage(format!(
+            "{by} started {world} processes on several hosts, and nothing says where they meet: set MASTER_ADDR to the host \
+             of rank 0, and MASTER_PORT to a port that is free there (mpirun -x MASTER_ADDR=...)"
+        ))
+    })?;
+    context.group = tcp::meet(*rank, *world, meeting, limit)?;
+    context.global.place = Place { rank: *local_rank, world: *local_world };
+    member(context, &command)
 }
 
 /// A thread for each device. The first error that is not about another's is the command's.
@@ -33,7 +59,7 @@ fn threads(context: &Context, devices: &[Pick], limit: Duration, command: &(impl
     let world = devices.len() as u32;
     let mut members = group::threads(world, limit).into_iter().zip(devices).zip(0..).map(|((group, device), rank)| {
         let mut context = Context { group, ..context.clone() };
-        context.global.device = device.clone();
+        context.global.device = Some(device.clone());
         context.global.place = Place { rank, world };
         context
     });

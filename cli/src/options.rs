@@ -40,10 +40,10 @@ pub(crate) struct Global {
     /// What computes: auto (the first of these that works), cuda, wgpu, cpu, or a shared library such as ./libmine.so
     #[arg(long, global = true, value_name = "NAME", default_value = "auto")]
     pub(crate) backend: String,
-    /// Which device of the backend: a number from 0, or a part of its name, such as `rtx`
-    #[arg(long, global = true, value_name = "N|NAME", default_value_t)]
-    pub(crate) device: Pick,
-    /// Which of several members of a command this process or thread is, on its host
+    /// Which device of the backend: a number from 0 (the first unless given), or a part of its name, such as `rtx`
+    #[arg(long, global = true, value_name = "N|NAME")]
+    pub(crate) device: Option<Pick>,
+    /// Which of the members of a group on this host this is
     #[arg(skip)]
     pub(crate) place: Place,
     /// Working precision; f64 is the reference, tf32 is f32 with products of operands rounded to 11 bits
@@ -69,6 +69,13 @@ pub(crate) struct Global {
     pub(crate) config: Option<PathBuf>,
 }
 
+impl Global {
+    /// The device that was asked for; unless one was, each member of a group on a host has one of its own.
+    pub(crate) fn device(&self) -> Pick {
+        self.device.clone().unwrap_or(Pick::Number(self.place.rank))
+    }
+}
+
 /// Which device of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pick {
@@ -76,12 +83,6 @@ pub(crate) enum Pick {
     Number(u32),
     /// By a part of its name, in capitals or not.
     Name(String),
-}
-
-impl Default for Pick {
-    fn default() -> Self {
-        Self::Number(0)
-    }
 }
 
 impl FromStr for Pick {

@@ -13,8 +13,20 @@ use vaecf_core::{Error, Result};
 pub(crate) const NAME: &str = "run.toml";
 
 /// What concerns one call and not the result, so that it is in no file beside a result.
-const OF_ONE_CALL: [&str; 10] =
-    ["config", "output", "force", "resume", "data-memory", "quiet", "verbose", "color", "help", "version"];
+const OF_ONE_CALL: [&str; 12] = [
+    "config",
+    "output",
+    "force",
+    "resume",
+    "data-memory",
+    "devices",
+    "group-timeout",
+    "quiet",
+    "verbose",
+    "color",
+    "help",
+    "version",
+];
 
 /// What was typed, with what the file of `--config` adds to it.
 pub(crate) fn arguments(command: &Command, mut typed: Vec<OsString>) -> Result<Vec<OsString>> {

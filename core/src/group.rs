@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result},
 };
 
-mod launch;
+pub mod launch;
 mod threads;
 
 pub use launch::{Launch, launched};

@@ -21,7 +21,7 @@ use vaecf_tests::{Known, Options, Outcome, Report, Speed, Trial, judge, plan, ru
 use super::Context;
 use crate::{
     backend, interrupt,
-    options::{Global, Pick, Precision},
+    options::{Global, Precision},
     output::{Done, Format, Stop, print, print_json, stdout_failed},
 };
 
@@ -352,8 +352,8 @@ fn command(global: &Global) -> String {
     if global.backend != "auto" {
         command += &format!(" --backend {}", quoted(&global.backend));
     }
-    if global.device != Pick::default() {
-        command += &format!(" --device {}", quoted(&global.device.to_string()));
+    if let Some(device) = &global.device {
+        command += &format!(" --device {}", quoted(&device.to_string()));
     }
     if global.precision != Precision::Auto {
         command += &format!(" --precision {}", global.precision.name());

@@ -7,7 +7,7 @@ use vaecf_core::plugin::abi::VERSION;
 use super::Context;
 use crate::{
     backend,
-    options::{Global, Pick, Precision},
+    options::{Global, Precision},
     output::{Done, Format, Table, Ui, bytes, print, print_json},
 };
 
@@ -47,12 +47,8 @@ impl Doctor {
     pub(crate) fn run(&self, context: &Context) -> Done {
         let mut memory_free = None;
         let mut find = |row: &backend::Row| {
-            let global = Global {
-                backend: row.name.into(),
-                device: Pick::default(),
-                precision: Precision::Auto,
-                ..context.global.clone()
-            };
+            let global =
+                Global { backend: row.name.into(), device: None, precision: Precision::Auto, ..context.global.clone() };
             let (works, about) = match (row.open)(&global, &Ui { notes: false, ..context.ui }) {
                 Ok(backend) => {
                     let info = backend.info();

@@ -8,6 +8,7 @@ mod common;
 mod conform;
 #[cfg(target_os = "linux")]
 mod cuda;
+mod group;
 mod plugins;
 mod training;
 #[cfg(target_os = "linux")]

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vaecf_tests::compare::{Float, Tolerance, compare};
+
 use crate::{
     built,
     common::{self, BENCH, NO_DEVICES, SMALL, VAECF, fails, file, has_all_figures, no_drafts, prepared, vaecf},
@@ -123,6 +125,28 @@ fn the_same_seed_gives_the_same_bits_streamed_too() {
         run(dir, &here, &training(model, &[&["--epochs", "3"], more].concat()), 0);
         assert!(bits(dir, "a") == bits(dir, model), "{model}");
     }
+}
+
+/// Two devices of one adapter, whose sums pass through the host, train the model of one to rounding.
+#[test]
+fn several_devices_train_the_model_of_one() {
+    let Some(driver) = lavapipe() else { return };
+    let (dir, here) = (prepared(), software(&driver));
+    let dir = dir.path();
+    let loss = |model: &str, more: &[&str]| -> Vec<f64> {
+        let all = [&["train", "data", "--backend", "wgpu", "--epochs", "3", "-o", model], &SMALL[..], more].concat();
+        let (_, said) = run(dir, &here, &all, 0);
+        assert!(more.is_empty() || said.contains("group: 2 members, over threads"), "{said}");
+        let log = fs::read_to_string(dir.join(model).join("training.jsonl")).expect("a log");
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        lines.filter_map(|line| line["nll"].as_f64()).collect()
+    };
+    let (one, two) = (loss("one", &[]), loss("two", &["--devices", "llvmpipe,llvmpipe"]));
+    assert_eq!(one.len(), 3);
+    compare(&two, &one, &Tolerance::new(Float::F16, Float::F32)).unwrap();
+    let evaluate = ["evaluate", "two", "data", "--format", "json", "--backend", "wgpu"];
+    let several = [&evaluate[..], &["--devices", "llvmpipe,llvmpipe"]].concat();
+    assert_eq!(run(dir, &here, &evaluate, 0).0, run(dir, &here, &several, 0).0);
 }
 
 #[test]
