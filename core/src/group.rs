@@ -26,9 +26,11 @@ use crate::{
 };
 
 mod launch;
+mod tcp;
 mod threads;
 
 pub use launch::{Launch, launched};
+pub use tcp::meet;
 pub use threads::threads;
 
 /// How long a member is waited for, unless the caller says otherwise.
