@@ -5,11 +5,7 @@ use std::{thread, time::Duration};
 
 use vaecf_core::{
     Error,
-    group::{
-        self, Group,
-        launch::{self, Launch},
-        tcp,
-    },
+    group::{self, Group, Launch},
 };
 
 use crate::{
@@ -21,7 +17,7 @@ use crate::{
 /// Runs a command on the devices that were asked for, or as the member of a group that a launcher has made this process.
 pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context) -> Done + Sync) -> Done {
     let limit = Duration::from_secs_f64(several.group_timeout);
-    let launched = launch::launched(|name| std::env::var(name).ok())?.filter(|launch| launch.world > 1);
+    let launched = group::launched(|name| std::env::var(name).ok())?.filter(|launch| launch.world > 1);
     match (&several.devices[..], launched) {
         ([], None) => command(context),
         ([], Some(launch)) => process(context, &launch, limit, command),
@@ -49,7 +45,7 @@ fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl
              of rank 0, and MASTER_PORT to a port that is free there (mpirun -x MASTER_ADDR=...)"
         ))
     })?;
-    context.group = tcp::meet(*rank, *world, meeting, limit)?;
+    context.group = group::meet(*rank, *world, meeting, limit)?;
     context.global.place = Place { rank: *local_rank, world: *local_world };
     member(context, &command)
 }

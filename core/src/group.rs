@@ -27,10 +27,12 @@ use crate::{
     error::{Error, Result},
 };
 
-pub mod launch;
+mod launch;
+mod tcp;
 mod threads;
 
 pub use launch::{Launch, launched};
+pub use tcp::meet;
 pub use threads::threads;
 
 /// How long a member is waited for, unless the caller says otherwise.
