@@ -134,7 +134,7 @@ fn who_does_not_come_is_named() {
     let errors = each(&[0, 2], |rank| meet(rank, 4, &place, limit).map(drop).unwrap_err());
     assert!(start.elapsed() < SOON);
     for error in &errors {
-        says(&error.to_string(), &["of 4 members, rank 1, 3 did not come to", &place, "0.7 seconds", "firewall"]);
+        says(&error.to_string(), &["of 4 members, ranks 1 and 3 did not come to", &place, "0.7 seconds", "firewall"]);
     }
     assert_eq!([errors[0].is_echo(), errors[1].is_echo()], [false, true]);
     assert_eq!(errors[0].kind(), Kind::Failure);

@@ -169,11 +169,15 @@ fn gather(own: &Hello, meeting: &str, door: &mut Door, limit: Duration, deadline
         if Instant::now() >= deadline {
             let missing = (1..own.world).filter(|&rank| come[rank as usize].is_none());
             let missing: Vec<_> = missing.map(|rank| rank.to_string()).collect();
+            let missing = match &missing[..] {
+                [one] => format!("rank {one}"),
+                [all @ .., last] => format!("ranks {} and {last}", all.join(", ")),
+                [] => "nobody".to_owned(),
+            };
             let why = format!(
-                "of {} members, rank {} did not come to {meeting} within {} seconds: check that all were started, \
-                 and that no firewall keeps them from {}",
+                "of {} members, {missing} did not come to {meeting} (MASTER_ADDR and MASTER_PORT) within {} seconds: \
+                 check that all were started, and that no firewall keeps them from {}",
                 own.world,
-                missing.join(", "),
                 limit.as_secs_f64(),
                 own.words()
             );
