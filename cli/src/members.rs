@@ -45,7 +45,7 @@ fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl
              of rank 0, and MASTER_PORT to a port that is free there (mpirun -x MASTER_ADDR=...)"
         ))
     })?;
-    context.group = group::meet(*rank, *world, meeting, limit)?;
+    context.group = group::meet(*rank, *world, meeting, limit)?.beside(*local_world);
     context.global.place = Place { rank: *local_rank, world: *local_world };
     member(context, &command)
 }

@@ -138,6 +138,8 @@ impl Alarm {
 pub struct Group {
     rank: u32,
     world: u32,
+    /// Members on this one's host, itself among them.
+    neighbours: u32,
     limit: Duration,
     alarm: Alarm,
     link: Option<Arc<Mutex<Box<dyn Link>>>>,
@@ -145,7 +147,7 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        Self { rank: 0, world: 1, limit: LIMIT, alarm: Alarm::default(), link: None }
+        Self { rank: 0, world: 1, neighbours: 1, limit: LIMIT, alarm: Alarm::default(), link: None }
     }
 }
 
@@ -190,7 +192,18 @@ impl Element for f64 {
 impl Group {
     /// Member `rank` of `world`, at its end of a link whose alarm this is. Nobody is waited for longer than `limit`.
     pub fn new(rank: u32, world: u32, limit: Duration, alarm: Alarm, link: Box<dyn Link>) -> Self {
-        Self { rank, world, limit, alarm, link: Some(Arc::new(Mutex::new(link))) }
+        Self { rank, world, neighbours: 1, limit, alarm, link: Some(Arc::new(Mutex::new(link))) }
+    }
+
+    /// The same member, with so many members on its host, itself among them: they share the host's memory.
+    #[must_use]
+    pub fn beside(self, neighbours: u32) -> Self {
+        Self { neighbours: neighbours.max(1), ..self }
+    }
+
+    /// Members on this one's host, itself among them.
+    pub fn neighbours(&self) -> u32 {
+        self.neighbours
     }
 
     /// Which member this is, from 0.
@@ -269,10 +282,10 @@ impl Group {
         serde_json::from_slice(&self.broadcast(&said)?).map_err(|e| Error::failure(e.to_string()))
     }
 
-    /// The same member, but one that waits for the others as long as they are there.
+    /// The same member, but one that waits so long for the others.
     #[must_use]
-    pub fn patient(&self) -> Self {
-        Self { limit: Duration::from_secs(u32::MAX.into()), ..self.clone() }
+    pub fn waiting(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
     }
 
     /// Sums over the members, element by element and in the order of ranks: the same bits for all.

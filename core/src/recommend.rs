@@ -1,5 +1,7 @@
 //! Top-k recommendations for histories: fold in, score, mask, rank.
 
+use std::time::Duration;
+
 use crate::{
     error::{Error, Result},
     group::Group,
@@ -8,6 +10,9 @@ use crate::{
     model::{Model, Workspace},
     popularity::Popularity,
 };
+
+/// How long the root's next histories are waited for: they may come from a person.
+const AT_LEISURE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The recommendations for one history, best first. Shorter than asked where the catalogue is exhausted.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,7 +142,8 @@ impl<'a> Recommender<'a> {
             return dealt.iter().map(|histories| self.rank(histories)).collect();
         }
         let words: Vec<u32> = dealt.iter().flat_map(words).collect();
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&group.patient().broadcast(bytemuck::cast_slice(&words))?);
+        let words: Vec<u32> =
+            bytemuck::pod_collect_to_vec(&group.waiting(AT_LEISURE).broadcast(bytemuck::cast_slice(&words))?);
         let batches = batches(self.model.items(), &words)?;
         let own = batches.get(group.rank() as usize).map(|histories| self.rank(histories)).transpose()?;
         let own = own.unwrap_or_default();

@@ -95,7 +95,9 @@ impl Plan {
             + if judged > 0 { logits(judged) } else { 0 };
         let inner = layout.layers().map(|l| l.weight.cols).filter(|&cols| cols != data.train.items()).max();
         let scratch = device.scratch(batch, data.train.items(), inner.unwrap_or(0).max(config.latent));
-        let available = device.memory();
+        // What is the host's is shared with the members beside this one.
+        let share = if info.host_memory { u64::from(device.group().neighbours()) } else { 1 };
+        let available = device.memory().map(|memory| memory / share);
         let mut plan = Self {
             parameters: layout.count(),
             weights: layout.len * u64::from(info.weight_bytes),
@@ -288,6 +290,9 @@ fn fingerprint(data: &Dataset) -> Vec<u8> {
     shape.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
+/// How many times longer than anything else a checkpoint may take.
+const WRITES: u32 = 10;
+
 /// Seconds between looks at a run.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -476,17 +481,21 @@ impl Trainer {
             if self.epoch(observer)?.is_break() {
                 break Ending::Interrupted;
             }
-            if self.group.is_root() && saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds {
-                observer.checkpoint(&self.snapshot()?)?;
+            if self.group.told(|| Ok(saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds))? {
+                self.save(observer)?;
                 saved = Instant::now();
             }
         };
+        self.save(observer)?;
+        Ok(ending)
+    }
+
+    /// A checkpoint, which the root writes. Nobody goes on before it is there, and it may take its time.
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if self.group.is_root() {
             observer.checkpoint(&self.snapshot()?)?;
         }
-        // Nobody goes before the result is written.
-        self.group.barrier()?;
-        Ok(ending)
+        self.group.waiting(WRITES * self.group.limit()).barrier()
     }
 
     /// Puts the weights of the best validation in place, on every member; without validation, the last ones stay.

@@ -28,7 +28,7 @@ pub fn threads(world: u32, limit: Duration) -> Vec<Group> {
     if world == 1 {
         return vec![Group { limit, ..Group::default() }];
     }
-    ends.into_iter().map(|end| Group::new(end.rank, world, limit, alarm.clone(), Box::new(end))).collect()
+    ends.into_iter().map(|end| Group::new(end.rank, world, limit, alarm.clone(), Box::new(end)).beside(world)).collect()
 }
 
 struct Threads {
