@@ -8,6 +8,8 @@ mod backend;
 mod commands;
 mod interrupt;
 mod members;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod options;
 mod output;
 mod run_file;
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     leave_the_display_alone();
     output::report_panics();
     let code = std::panic::catch_unwind(|| run(std::env::args_os().collect())).unwrap_or(1);
+    #[cfg(feature = "mpi")]
+    mpi::end(code);
     ExitCode::from(code)
 }
 

@@ -4,7 +4,7 @@
 use std::{thread, time::Duration};
 
 use vaecf_core::{
-    Error,
+    Error, Result,
     group::{self, Group, Launch},
 };
 
@@ -38,16 +38,25 @@ pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context)
 
 /// This process is one member; the others are elsewhere.
 fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl Fn(Context) -> Done) -> Done {
-    let Launch { rank, world, local_rank, local_world, meeting, by } = launch;
+    context.group = met(launch, limit)?.beside(launch.local_world);
+    context.global.place = Place { rank: launch.local_rank, world: launch.local_world };
+    member(context, &command)
+}
+
+/// The group of the processes that a launcher has started.
+fn met(launch: &Launch, limit: Duration) -> Result<Group> {
+    #[cfg(feature = "mpi")]
+    if let Some(group) = crate::mpi::group(limit)? {
+        return Ok(group);
+    }
+    let Launch { rank, world, meeting, by, .. } = launch;
     let meeting = meeting.as_deref().ok_or_else(|| {
         Error::usage(format!(
             "{by} started {world} processes on several hosts, and nothing says where they meet: set MASTER_ADDR to the host \
              of rank 0, and MASTER_PORT to a port that is free there (mpirun -x MASTER_ADDR=...)"
         ))
     })?;
-    context.group = group::meet(*rank, *world, meeting, limit)?.beside(*local_world);
-    context.global.place = Place { rank: *local_rank, world: *local_world };
-    member(context, &command)
+    group::meet(*rank, *world, meeting, limit)
 }
 
 /// A thread for each device. The first error that is not about another's is the command's.
