@@ -1,4 +1,4 @@
-// What the stand-in for cuBLASLt asks of the one for the driver.
+// What the stand-ins for cuBLASLt and NCCL ask of the one for the driver.
 #pragma once
 
 #include <functional>
@@ -10,6 +10,11 @@ extern "C" {
 // The device work of another library, into a stream's queue (or the graph it is captured to). A fault that it
 // returns costs the context. The result is the driver's.
 __attribute__((visibility("default"))) int vaecf_emulator_enqueue(void *stream, std::function<emulator::Fault()> work);
+
+// The same for work that must wait for more than what is before it in its queue: it is asked, as long as it is the next,
+// whether it may be done.
+__attribute__((visibility("default"))) int vaecf_emulator_enqueue_when(void *stream, std::function<bool()> so,
+                                                                       std::function<emulator::Fault()> work);
 
 // Whether all of it lies in one device allocation. `sentence`, of at least 256 bytes, gets where it starts.
 __attribute__((visibility("default"))) bool vaecf_emulator_holds(const void *start, unsigned long long bytes,
