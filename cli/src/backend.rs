@@ -82,6 +82,16 @@ pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     Ok(backend)
 }
 
+/// Makes the backend of another member of a group: that of the device so many after the one that was asked for.
+pub(crate) fn member(global: &Global, rank: u32, ui: &Ui) -> Result<Box<dyn Backend>> {
+    let device = match (&global.device, rank) {
+        (Pick::Number(first), _) => Pick::Number(first.saturating_add(rank)),
+        (name @ Pick::Name(_), 0) => name.clone(),
+        (name @ Pick::Name(_), _) => return Err(Error::usage(format!("--device {name}: one device is called so"))),
+    };
+    choose(&Global { device, ..global.clone() }, ui)
+}
+
 /// The first backend that opens, and why those before it do not.
 fn first_that_opens(global: &Global, ui: &Ui) -> Result<(Box<dyn Backend>, Vec<String>)> {
     let (mut passed_over, mut kind) = (Vec::new(), Kind::Usage);
