@@ -462,9 +462,8 @@ impl Stream {
 
     pub(crate) fn sync(&self) -> Result {
         // SAFETY: the stream is live.
-        self.context.wait(|| unsafe { sys::cuStreamQuery(self.stream) }, || unsafe {
-            sys::cuStreamSynchronize(self.stream)
-        })
+        self.context
+            .wait(|| unsafe { sys::cuStreamQuery(self.stream) }, || unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
     /// What is queued from here on waits for the event.

@@ -95,9 +95,7 @@ impl Member {
     fn look(&self, begun: Instant, what: &str) -> Result {
         let (rank, world, limit) = (self.rank, self.world, self.limit);
         if self.alarm.load(Ordering::Acquire) != 0 {
-            return Err(self.fail(Fault::Other(format!(
-                "rank {rank} no longer waits for the {world} members of the group {what}: another of them has failed"
-            ))));
+            return Err(self.fail(Fault::Alarm));
         }
         if let Err(refused) = self.ended() {
             return Err(self.refused(refused));
@@ -281,10 +279,11 @@ impl Cuda {
                 let blocks = len.div_ceil(u64::from(THREADS) * VECTOR);
                 let blocks = blocks.clamp(1, 8 * u64::from(cuda.context.properties.processors)) as u32;
                 let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared: 0 };
-                let kernels = if *kind == Kind::F16 { ["pack_f16", "unpack_f16"] } else { ["pack_bf16", "unpack_bf16"] };
-                launch!(cuda, on &member.stream, kernels[0], grid, from, to, len, head)?;
+                let kernels =
+                    if *kind == Kind::F16 { ["pack_f16", "unpack_f16"] } else { ["pack_bf16", "unpack_bf16"] };
+                launch!(cuda, on & member.stream, kernels[0], grid, from, to, len, head)?;
                 member.sum(to, len, *kind)?;
-                launch!(cuda, on &member.stream, kernels[1], grid, to, from, len, head)?;
+                launch!(cuda, on & member.stream, kernels[1], grid, to, from, len, head)?;
             }
             Ok(())
         })?;

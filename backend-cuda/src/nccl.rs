@@ -177,9 +177,7 @@ impl Nccl {
         let (rank, world) = (rank as c_int, world as c_int);
         let mut comm = ptr::null_mut();
         // SAFETY: the structures are as `nccl.h` has them; writes one handle, which `end` gives back.
-        let code = unsafe {
-            (self.functions.init)(&raw mut comm, world, UniqueId(invitation), rank, &raw mut config)
-        };
+        let code = unsafe { (self.functions.init)(&raw mut comm, world, UniqueId(invitation), rank, &raw mut config) };
         match ended(code) {
             Ok(_) if !comm.is_null() => Ok(Communicator { nccl: *self, comm }),
             Ok(_) => Err(Fault::Other("NCCL gave no communicator".into())),
@@ -217,12 +215,16 @@ impl Communicator {
     }
 
     /// Queues a sum in place; whether that has ended.
-    pub(crate) fn all_reduce(&self, at: u64, len: u64, kind: Kind, stream: Stream) -> std::result::Result<bool, Refused> {
+    pub(crate) fn all_reduce(
+        &self,
+        at: u64,
+        len: u64,
+        kind: Kind,
+        stream: Stream,
+    ) -> std::result::Result<bool, Refused> {
         let at = at as *mut c_void;
         // SAFETY: the caller has found the range to be in one allocation; the stream is live.
-        ended(unsafe {
-            (self.nccl.functions.all_reduce)(at, at, len as usize, kind as c_int, SUM, self.comm, stream)
-        })
+        ended(unsafe { (self.nccl.functions.all_reduce)(at, at, len as usize, kind as c_int, SUM, self.comm, stream) })
     }
 
     /// Queues that what lies there becomes that of `root`; whether that has ended.

@@ -223,7 +223,9 @@ impl<'a> Bench<'a> {
         let got = self.read(self.arena, self.len)?;
         for range in [0..from, to..self.len as usize] {
             let at = first_difference(&got[range.clone()], &own[range.clone()]);
-            ensure(at.is_none(), || format!("element {} is none of the sum and was changed", range.start + at.unwrap_or(0)))?;
+            ensure(at.is_none(), || {
+                format!("element {} is none of the sum and was changed", range.start + at.unwrap_or(0))
+            })?;
         }
         let tolerance = Tolerance::new(self.numbers.sum, self.numbers.sum).terms(self.case.world as usize).factor(4.0);
         let tolerance = match (self.case.half, self.numbers.act) {
@@ -364,7 +366,11 @@ impl<'a> Bench<'a> {
                 }
                 let got = self.read(buf, u64::from(len) + 1)?;
                 self.exactly(&format!("{role:?} of rank {root}"), &got[..len as usize], &wanted[..len as usize])?;
-                self.exactly(&format!("{role:?} beyond what was passed on"), &got[len as usize..], &own[len as usize..])?;
+                self.exactly(
+                    &format!("{role:?} beyond what was passed on"),
+                    &got[len as usize..],
+                    &own[len as usize..],
+                )?;
                 self.q.free(buf);
             }
         }

@@ -32,5 +32,5 @@ pub use op::Op;
 pub use recorded::Recorded;
 pub use report::{Group, Known, Outcome, Report, Speed, judge};
 pub use step::{Learned, Step, values};
-pub use summed::Summed;
 pub use suite::{Check, Open, Options, Trial, plan, run, run_group, run_known, speed, suite, suite_watched};
+pub use summed::Summed;

@@ -9,11 +9,8 @@ use vaecf_tests::Trial;
 
 /// The emulated devices: little shared memory and few processors, so that those sizes are small ones; and as many of
 /// them as the largest group has members.
-pub(crate) const DEVICE: [(&str, &str); 3] = [
-    ("VAECF_EMULATOR_SHARED", "49152"),
-    ("VAECF_EMULATOR_PROCESSORS", "4"),
-    ("VAECF_EMULATOR_DEVICES", "3"),
-];
+pub(crate) const DEVICE: [(&str, &str); 3] =
+    [("VAECF_EMULATOR_SHARED", "49152"), ("VAECF_EMULATOR_PROCESSORS", "4"), ("VAECF_EMULATOR_DEVICES", "3")];
 
 /// Trials that reach what other sizes do not.
 const BEYOND: &[&str] = &[

@@ -74,7 +74,8 @@ pub(crate) fn run(program: &'static str, subjects: Vec<Subject>) -> ExitCode {
             let line = format!("{name}: {trial}");
             trials.push(Trial::ignorable_test(line, move || {
                 let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
-                match run_known(&mut **backend, open.as_ref().as_ref().map(|open| &**open as Open<'_>), &known, &trial) {
+                match run_known(&mut **backend, open.as_ref().as_ref().map(|open| &**open as Open<'_>), &known, &trial)
+                {
                     Outcome::Passed { .. } => {
                         count.fetch_add(1, Ordering::Relaxed);
                         Ok(Completion::Completed)
