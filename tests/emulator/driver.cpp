@@ -1128,6 +1128,8 @@ int vaecf_emulator_enqueue_when(void *stream, std::function<bool()> so, std::fun
     return call.result != SUCCESS ? call.result : streams.enqueue(call.stream, std::move(work), std::move(so));
 }
 
+unsigned vaecf_emulator_random(unsigned n) { return streams.random.below(n); }
+
 bool vaecf_emulator_holds(const void *start, u64 bytes, char *sentence) {
     Call call;
     const u64 address = reinterpret_cast<u64>(start);

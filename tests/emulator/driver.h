@@ -20,6 +20,9 @@ __attribute__((visibility("default"))) int vaecf_emulator_enqueue_when(void *str
 __attribute__((visibility("default"))) bool vaecf_emulator_holds(const void *start, unsigned long long bytes,
                                                                  char *sentence);
 
+// One of so many, by the seed. Only for what is asked by the driver itself: see `vaecf_emulator_enqueue_when`.
+__attribute__((visibility("default"))) unsigned vaecf_emulator_random(unsigned n);
+
 // Zero where the thread has a context that works, otherwise what a call of the driver would return.
 __attribute__((visibility("default"))) int vaecf_emulator_context();
 }

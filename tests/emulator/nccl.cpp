@@ -135,7 +135,7 @@ struct Collective {
 struct Turn {
     u64 number = 0;
     bool begun = false;
-    u32 asked = 0;
+    u32 asked = 0; // since it came to the front, and since it has begun
     std::string broken; // why it cannot be carried out
 };
 
@@ -186,6 +186,8 @@ bool is_spoiled(const void *to, u64 bytes) {
 bool ready(Member &member, const Collective &what, Turn &turn) {
     if (member.aborted) return true;
     if (!turn.begun) {
+        // Not always at once, so that what should have been waited for comes late at times.
+        if (turn.asked++ < vaecf_emulator_random(4)) return false;
         turn = Turn();
         turn.begun = true;
         turn.number = member.done++;
@@ -210,7 +212,7 @@ bool ready(Member &member, const Collective &what, Turn &turn) {
     if (!turn.broken.empty()) return true;
     if (turn.number >= member.settings.stuck_after || turn.number >= member.settings.remote_after) return false;
     // Never at once, so that work of other queues comes in between.
-    if (++turn.asked < 3 + turn.number % 5) return false;
+    if (++turn.asked < 3 + vaecf_emulator_random(5)) return false;
     for (int rank = 0; rank < member.world; ++rank) {
         if (!exists(member.file(turn.number, rank))) return false;
     }
@@ -220,6 +222,7 @@ bool ready(Member &member, const Collective &what, Turn &turn) {
 Fault carry_out(Member &member, const Collective &what, Turn &turn) {
     const bool begun = turn.begun;
     turn.begun = false; // a graph may bring it again
+    turn.asked = 0;
     if (member.aborted || !begun) return {};
     if (!turn.broken.empty()) return {700, turn.broken};
     if (what.writes(member.rank) && !is_spoiled(what.to, what.bytes())) {
@@ -379,8 +382,16 @@ NCCL int ncclCommFinalize(Comm *comm) { return check(comm); }
 NCCL int ncclCommDestroy(Comm *comm) {
     if (comm == nullptr) return SUCCESS;
     const Member &member = *comm->member;
-    // The others may still have to take what this member brought last; it is gone with the folder.
-    for (u64 back = 3; back <= 4 && member.done >= back; ++back) unlink(member.file(member.done - back, member.rank).c_str());
+    member.tell(member.file("left", member.rank), "", 0);
+    // The others may still have to take what this member brought last. The one that leaves last clears up.
+    bool last = true;
+    for (int rank = 0; rank < member.world; ++rank) last = last && exists(member.file("left", rank));
+    for (int rank = 0; last && rank < member.world; ++rank) {
+        for (const char *what : {"init", "left"}) unlink(member.file(what, rank).c_str());
+        for (u64 back = 1; back <= 2 && back <= member.done; ++back) {
+            unlink(member.file(member.done - back, rank).c_str());
+        }
+    }
     delete comm;
     return SUCCESS;
 }

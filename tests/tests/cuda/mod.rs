@@ -56,7 +56,7 @@ const BEYOND: &[&str] = &[
     "agrees top_k users=2 items=16500 k=2500 data=integers",
     "agrees top_k users=3 items=30000 k=20 data=extreme fill=huge",
     // More elements than all blocks pack at once.
-    "agrees group world=2 half=true items=40003 users=3 inner=4 outer=5",
+    "agrees group world=2 half=true items=200003 users=3 inner=4 outer=5",
 ];
 
 /// Those trials.
