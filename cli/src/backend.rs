@@ -82,14 +82,15 @@ pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     Ok(backend)
 }
 
-/// Makes the backend of another member of a group: that of the device so many after the one that was asked for.
-pub(crate) fn member(global: &Global, rank: u32, ui: &Ui) -> Result<Box<dyn Backend>> {
-    let device = match (&global.device, rank) {
-        (Pick::Number(first), _) => Pick::Number(first.saturating_add(rank)),
-        (name @ Pick::Name(_), 0) => name.clone(),
-        (name @ Pick::Name(_), _) => return Err(Error::usage(format!("--device {name}: one device is called so"))),
+/// Makes the backend of a member of a group like this one: on the device so many after the one that was asked for.
+pub(crate) fn member(global: &Global, of: &str, rank: u32, ui: &Ui) -> Result<Box<dyn Backend>> {
+    let device = match global.device() {
+        Pick::Number(first) => Pick::Number(first.saturating_add(rank)),
+        name if rank == 0 => name,
+        name => return Err(Error::usage(format!("--device {name}: one device is called so"))),
     };
-    choose(&Global { device, ..global.clone() }, ui)
+    let backend = if global.backend == "auto" { of.to_owned() } else { global.backend.clone() };
+    choose(&Global { backend, device: Some(device), ..global.clone() }, ui)
 }
 
 /// The first backend that opens, and why those before it do not.

@@ -159,7 +159,8 @@ impl Conform {
     /// Runs the trials from one on, here. A backend is opened anew after a failure, which may have broken it.
     fn work(&self, context: &Context, options: &Options, trials: &[Trial], from: usize) -> Done {
         let mut backend = backend::choose(&context.global, &context.ui)?;
-        let members = |rank| backend::member(&context.global, rank, &context.ui);
+        let name = backend.info().name;
+        let members = |rank| backend::member(&context.global, &name, rank, &context.ui);
         let report = Report::new(&backend.info(), options, trials.len());
         tell(&Told::Open(Box::new(report)))?;
         for (at, trial) in trials.iter().enumerate().skip(from) {
