@@ -5,16 +5,17 @@
 //! back to the driver by functions that wait for the work before (`cuMemFree` does).
 
 use std::{
+    cell::RefCell,
     ffi::{CStr, CString, c_char, c_int, c_void},
     path::{Path, PathBuf},
     ptr,
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use vaecf_core::backend::{Fault, Result};
 
-use crate::libraries;
+use crate::{group::Member, libraries};
 
 /// The oldest driver that runs the kernels: 525, which speaks CUDA 12.0.
 const OLDEST: i32 = 12_000;
@@ -24,7 +25,7 @@ const NO_DEVICE: &str = "the NVIDIA driver finds no device: see whether nvidia-s
                          CUDA_VISIBLE_DEVICES hides it";
 
 /// Functions of the driver that are called. cudarc panics where one is missing, so all are looked up first.
-const SYMBOLS: [&str; 41] = [
+const SYMBOLS: [&str; 42] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuGetErrorName",
@@ -49,6 +50,7 @@ const SYMBOLS: [&str; 41] = [
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
+    "cuStreamQuery",
     "cuStreamWaitEvent",
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",
@@ -227,6 +229,14 @@ fn check(code: CUresult) -> std::result::Result<(), Failed> {
     Err(Failed(Told(code).to_string(), lost))
 }
 
+/// Whether what was asked for is done.
+fn passed(code: CUresult) -> Result<bool> {
+    match code {
+        CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        code => Ok(check(code).map(|()| true)?),
+    }
+}
+
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Properties {
@@ -246,6 +256,8 @@ pub(crate) struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
     pub(crate) properties: Properties,
+    /// Who ends a wait for other members of a group, where there is one.
+    group: RefCell<Weak<Member>>,
 }
 
 impl Drop for Context {
@@ -295,9 +307,23 @@ impl Context {
         let mut context = ptr::null_mut();
         // SAFETY: writes one handle, which `drop` releases.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) })?;
-        let opened = Rc::new(Self { device, context, properties });
+        let opened = Rc::new(Self { device, context, properties, group: RefCell::default() });
         opened.enter()?;
         Ok(opened)
+    }
+
+    /// From here on the host waits for the device no longer than this member waits for others.
+    pub(crate) fn wait_as(&self, member: &Weak<Member>) {
+        self.group.replace(Weak::clone(member));
+    }
+
+    /// Waits for what the device has yet to do: `query` asks for it, `block` comes back when it is done.
+    fn wait(&self, query: impl Fn() -> CUresult, block: impl FnOnce() -> CUresult) -> Result {
+        let member = self.group.borrow().upgrade();
+        match member {
+            Some(member) => member.wait(|| passed(query())),
+            None => Ok(check(block())?),
+        }
     }
 
     /// Makes this the context of the calling thread: calls may come from any thread, one at a time.
@@ -436,7 +462,8 @@ impl Stream {
 
     pub(crate) fn sync(&self) -> Result {
         // SAFETY: the stream is live.
-        Ok(check(unsafe { sys::cuStreamSynchronize(self.stream) })?)
+        self.context
+            .wait(|| unsafe { sys::cuStreamQuery(self.stream) }, || unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
     /// What is queued from here on waits for the event.
@@ -557,15 +584,13 @@ impl Event {
     /// Whether the stream has passed it.
     pub(crate) fn passed(&self) -> Result<bool> {
         // SAFETY: the event is live.
-        match unsafe { sys::cuEventQuery(self.event) } {
-            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            code => Ok(check(code).map(|()| true)?),
-        }
+        passed(unsafe { sys::cuEventQuery(self.event) })
     }
 
     pub(crate) fn sync(&self) -> Result {
         // SAFETY: the event is live.
-        Ok(check(unsafe { sys::cuEventSynchronize(self.event) })?)
+        self.context
+            .wait(|| unsafe { sys::cuEventQuery(self.event) }, || unsafe { sys::cuEventSynchronize(self.event) })
     }
 
     /// Seconds from `earlier` to this; both are timed and passed.

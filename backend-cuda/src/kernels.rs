@@ -129,16 +129,20 @@ impl Kernels {
     }
 }
 
-/// Queues a kernel of a [`crate::Cuda`] with these arguments, in the order and of the types of its parameters.
+/// Queues a kernel of a [`crate::Cuda`] with these arguments, in the order and of the types of its parameters; on the
+/// main queue unless another is named.
 macro_rules! launch {
-    ($cuda:expr, $name:expr, $grid:expr, $($argument:expr),+ $(,)?) => {{
+    ($cuda:expr, on $stream:expr, $name:expr, $grid:expr, $($argument:expr),+ $(,)?) => {{
         // Each argument in a place of its own, until the driver has copied it.
         let (mut places, mut list) = (($($argument,)+), Vec::new());
         $crate::kernels::Arguments::list(&mut places, &mut list);
-        // SAFETY: the operations in `ops` pass what the kernels' parameter lists say, and matrices and lists that
-        // were checked against their buffers.
-        unsafe { $cuda.kernels.launch(&$cuda.main, $name, $grid, &mut list) }
+        // SAFETY: the operations in `ops` and sums in `group` pass what the kernels' parameter lists say, and
+        // matrices and lists that were checked against their buffers.
+        unsafe { $cuda.kernels.launch($stream, $name, $grid, &mut list) }
     }};
+    ($cuda:expr, $name:expr, $grid:expr, $($argument:expr),+ $(,)?) => {
+        $crate::kernels::launch!($cuda, on &$cuda.main, $name, $grid, $($argument),+)
+    };
 }
 pub(crate) use launch;
 

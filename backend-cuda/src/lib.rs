@@ -11,9 +11,11 @@
 pub mod blob;
 mod clock;
 mod driver;
+mod group;
 mod kernels;
 mod libraries;
 mod memory;
+mod nccl;
 mod products;
 mod ops {
     pub(crate) mod adam;
@@ -25,19 +27,22 @@ mod ops {
 }
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use clock::Clock;
+use group::Member;
 use kernels::Kernels;
 use memory::{Staging, Table};
+use nccl::Nccl;
 use products::{Products, WORKSPACE};
 use vaecf_core::{
     Error, Kind,
     backend::{
-        Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Master, Mat, Noise, Result,
-        Role, Rows, ScaleState,
+        Backend, Buf, Ceilings, Curve, Fault, Graph, Host, HostMut, Info, Invitation, Likelihood, Mark, Master, Mat,
+        Noise, Result, Role, Rows, ScaleState, Seat,
     },
     math::SingleStep,
     random,
@@ -99,7 +104,7 @@ pub struct Options {
     pub device: u32,
     /// How it computes.
     pub precision: Precision,
-    /// A folder in which the driver's library and cuBLASLt are looked for, and nowhere else.
+    /// A folder in which the driver's library, cuBLASLt and NCCL are looked for, and nowhere else.
     pub libraries: Option<PathBuf>,
     /// Multiply with this crate's own kernels even where cuBLASLt is there.
     pub own_products: bool,
@@ -118,8 +123,12 @@ const ALIGN: u32 = 8;
 #[derive(Debug)]
 pub struct Cuda {
     // In the order in which they are dropped: what uses a thing before the thing.
-    graphs: Vec<Recorded>,
-    capturing: Option<Vec<Buf>>,
+    recorded: Rc<RefCell<Vec<Recorded>>>,
+    capturing: Option<Uses>,
+    /// This device's place in a group, where it has joined one.
+    member: Option<Rc<Member>>,
+    nccl: Option<Nccl>,
+    libraries: Option<PathBuf>,
     products: Option<Products>,
     /// Why cuBLASLt is not used, where it is not.
     without: Option<String>,
@@ -142,11 +151,20 @@ pub struct Cuda {
     precision: Precision,
 }
 
-/// A recording, and the buffers that it uses.
+/// A recording and what it uses.
 #[derive(Debug)]
 struct Recorded {
-    recording: Recording,
+    /// None where it has sums in a group that was left.
+    recording: Option<Recording>,
+    uses: Uses,
+}
+
+/// What a recording uses.
+#[derive(Debug, Default)]
+struct Uses {
     bufs: Vec<Buf>,
+    /// Whether there are sums over the group in it.
+    sums: bool,
 }
 
 // SAFETY: all that is shared within a `Cuda` is shared within it alone, so it moves as a whole; each call makes the
@@ -269,8 +287,11 @@ impl Cuda {
             Err(why) => (None, Some(why)),
         };
         Ok(Self {
-            graphs: Vec::new(),
+            recorded: Rc::default(),
             capturing: None,
+            member: None,
+            nccl: None,
+            libraries: folder.map(Path::to_owned),
             products,
             without,
             clock: Clock::default(),
@@ -309,8 +330,8 @@ impl Cuda {
 
     /// Notes that a recording uses a buffer.
     fn used(&mut self, buf: Buf) {
-        if let Some(bufs) = self.capturing.as_mut().filter(|bufs| !bufs.contains(&buf)) {
-            bufs.push(buf);
+        if let Some(uses) = self.capturing.as_mut().filter(|uses| !uses.bufs.contains(&buf)) {
+            uses.bufs.push(buf);
         }
     }
 
@@ -400,6 +421,7 @@ impl Backend for Cuda {
 
     fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> {
         self.enter()?;
+        self.finish_sums()?;
         self.table.alloc(&self.context, &self.main, self.precision, role, len)
     }
 
@@ -455,6 +477,7 @@ impl Backend for Cuda {
     fn sync(&mut self) -> Result {
         self.enter()?;
         self.second.sync()?;
+        self.sync_group()?;
         self.main.sync()
     }
 
@@ -530,32 +553,45 @@ impl Backend for Cuda {
 
     fn capture_begin(&mut self) -> Result {
         self.enter()?;
-        // What was sent before is no part of the recording.
+        // What was sent or summed before is no part of the recording.
         self.table.settle(None, &self.main)?;
         self.main.begin_capture()?;
-        self.capturing = Some(Vec::new());
+        self.capturing = Some(Uses::default());
         Ok(())
     }
 
     fn capture_end(&mut self) -> Result<Graph> {
         self.enter()?;
-        let bufs = self.capturing.take().ok_or_else(|| Fault::Other("no recording was begun".into()))?;
-        let recording = self.main.end_capture()?;
-        self.graphs.push(Recorded { recording, bufs });
-        Ok(Graph(self.graphs.len() as u32))
+        let uses = self.capturing.take().ok_or_else(|| Fault::Other("no recording was begun".into()))?;
+        // Sums that nothing has waited for end within the recording, too.
+        self.table.settle_sums(&self.main)?;
+        let recording = Some(self.main.end_capture()?);
+        let mut recorded = self.recorded.borrow_mut();
+        recorded.push(Recorded { recording, uses });
+        Ok(Graph(recorded.len() as u32))
     }
 
     fn replay(&mut self, graph: Graph) -> Result {
         self.enter()?;
-        let recorded = (graph.0 as usize).checked_sub(1).and_then(|i| self.graphs.get(i));
-        let Recorded { recording, bufs } =
-            recorded.ok_or_else(|| Fault::Other(format!("{} is no recording", graph.0)))?;
-        self.table.settle(Some(bufs), &self.main)?;
-        self.main.replay(recording)
+        let at = (graph.0 as usize).wrapping_sub(1);
+        let sums = self.recorded.borrow().get(at).is_some_and(|recorded| recorded.uses.sums);
+        if sums {
+            self.before_recorded_sums()?;
+        }
+        match self.recorded.borrow().get(at) {
+            Some(Recorded { recording: Some(recording), uses }) => {
+                self.table.settle(Some(&uses.bufs), &self.main)?;
+                self.main.replay(recording)?;
+            }
+            Some(_) => return Err(Fault::Other(format!("recording {} is of a group that was left", graph.0))),
+            None => return Err(Fault::Other(format!("{} is no recording", graph.0))),
+        }
+        if sums { self.after_recorded_sums() } else { Ok(()) }
     }
 
     fn mark(&mut self) -> Result<Mark> {
         self.enter()?;
+        self.table.settle_sums(&self.main)?;
         self.clock.mark(&self.context, &self.main)
     }
 
@@ -566,7 +602,28 @@ impl Backend for Cuda {
 
     fn ceilings(&mut self) -> Result<Ceilings> {
         self.enter()?;
+        self.finish_sums()?;
         self.measure_ceilings()
+    }
+
+    fn invite(&mut self, rank: u32) -> Result<Invitation> {
+        self.enter()?;
+        self.op_invite(rank)
+    }
+
+    fn join(&mut self, seat: Seat) -> Result {
+        self.enter()?;
+        self.op_join(seat)
+    }
+
+    fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result {
+        self.enter()?;
+        self.op_all_reduce(buf, at, len)
+    }
+
+    fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result {
+        self.enter()?;
+        self.op_broadcast(buf, len, root)
     }
 }
 
@@ -666,7 +723,7 @@ impl Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // Nothing is given back that the device still copies from or to.
-        let _ = self.sync();
+        // Nothing is given back that the device still copies from or to, or that others wait for.
+        let _ = (self.sync(), self.leave_group());
     }
 }

@@ -31,6 +31,9 @@ const DRIVER: [&str; 1] = ["libcuda.so.1"];
 /// Names of the matrix products' library, newest first.
 const PRODUCTS: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
 
+/// Name of the library of sums over several devices.
+const COLLECTIVES: [&str; 1] = ["libnccl.so.2"];
+
 /// Opens the driver's library where the loader alone would not find it. `first` is looked in before all else.
 pub(crate) fn find_driver(first: Option<&Path>) -> Option<Found> {
     let folders = [
@@ -51,6 +54,11 @@ pub(crate) fn find_products(first: Option<&Path>, major: u32) -> Option<Found> {
     let usable = |name: &&str| name.rsplit('.').next().and_then(|n| n.parse().ok()).is_some_and(|n: u32| n <= major);
     let names: Vec<&str> = PRODUCTS.into_iter().filter(|name| usable(name)).collect();
     keep_first(&names, "cublasLtCreate", first, toolkits().into_iter().chain(packages()))
+}
+
+/// Opens the library of sums over several devices.
+pub(crate) fn find_collectives(first: Option<&Path>) -> Option<Found> {
+    keep_first(&COLLECTIVES, "ncclGetVersion", first, toolkits().into_iter().chain(packages()))
 }
 
 /// Opens the first of the names that is there, for good: what was opened by its path is found by its name.
@@ -115,7 +123,7 @@ fn packages() -> Vec<PathBuf> {
         for python in ["lib", "lib64"].iter().flat_map(|lib| matching(&root.join(lib), "python3")) {
             for site in ["site-packages", "dist-packages"] {
                 let nvidia = python.join(site).join("nvidia");
-                all.extend(["cu13/lib", "cublas/lib"].map(|folder| nvidia.join(folder)));
+                all.extend(["cu13/lib", "cublas/lib", "nccl/lib"].map(|folder| nvidia.join(folder)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Buffers by handle, and the way between them and the host.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 use half::{bf16, f16};
 use vaecf_core::{
@@ -9,7 +9,7 @@ use vaecf_core::{
 };
 
 use crate::{
-    Precision,
+    ALIGN, Precision,
     driver::{Context, Event, Memory, Pinned, Stream},
 };
 
@@ -57,9 +57,32 @@ pub(crate) struct Buffer {
     arriving: Option<Rc<Event>>,
     /// When the main stream has made what lies there, where that is known and nothing has touched it since.
     made: Option<Rc<Event>>,
+    /// Ranges that are summed over the group on another stream, which the main one has not waited for yet.
+    sums: Vec<(Range<u64>, Rc<Event>)>,
 }
 
 impl Buffer {
+    /// The main stream waits for sums of which a part lies in a range.
+    fn meet_sums(&mut self, range: &Range<u64>, stream: &Stream) -> Result {
+        let mut met = Ok(());
+        self.sums.retain(|(summed, event)| {
+            let apart = range.end <= summed.start || summed.end <= range.start;
+            if !apart && met.is_ok() {
+                met = stream.wait(event);
+            }
+            apart
+        });
+        met
+    }
+
+    /// The main stream waits for all that other streams do to it.
+    fn settle(&mut self, stream: &Stream) -> Result {
+        if let Some(event) = self.arriving.take() {
+            stream.wait(&event)?;
+        }
+        self.meet_sums(&ALL, stream)
+    }
+
     /// Address of the master, or of the only form.
     pub(crate) fn master(&self) -> u64 {
         self.memory.at()
@@ -85,6 +108,9 @@ impl Buffer {
         self.copy.as_ref().map(Memory::at)
     }
 }
+
+/// All of a buffer.
+const ALL: Range<u64> = 0..u64::MAX;
 
 /// Bytes beyond a buffer's end that may be read: kernels read rows in vectors of 16 bytes.
 const MARGIN: u64 = 64;
@@ -129,7 +155,7 @@ impl Table {
         };
         let memory = zeroed(kind.bytes())?;
         let copy = if role == Role::Weight && precision.is_half() { Some(zeroed(2)?) } else { None };
-        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, made: None });
+        self.buffers.insert(handle, Buffer { kind, len, memory, copy, arriving: None, made: None, sums: Vec::new() });
         self.last = handle;
         Ok(Buf(handle))
     }
@@ -153,8 +179,8 @@ impl Table {
     /// Gives a buffer back. Small memory may be used again at once, by work that is queued after all that used it; for
     /// other memory both queues are waited for, because the driver does so as it happens, but nowhere promises to.
     pub(crate) fn remove(&mut self, buf: Buf, [main, second]: [&Stream; 2]) {
-        let Some(buffer) = self.buffers.remove(&buf.0) else { return };
-        let settled = buffer.arriving.is_none_or(|event| main.wait(&event).is_ok());
+        let Some(mut buffer) = self.buffers.remove(&buf.0) else { return };
+        let settled = buffer.settle(main).is_ok();
         let mut last = Vec::new();
         for memory in [Some(buffer.memory), buffer.copy].into_iter().flatten() {
             let spare = self.spare.entry(memory.bytes).or_default();
@@ -175,11 +201,16 @@ impl Table {
 
     /// A buffer of a kind; the main stream waits for what is still on its way to it.
     pub(crate) fn lend(&mut self, buf: Buf, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
+        self.reach(buf, &ALL, wanted, stream)
+    }
+
+    fn reach(&mut self, buf: Buf, range: &Range<u64>, wanted: &'static str, stream: &Stream) -> Result<&Buffer> {
         let buffer = self.get(buf, wanted)?;
         buffer.made = None;
         if let Some(event) = buffer.arriving.take() {
             stream.wait(&event)?;
         }
+        buffer.meet_sums(range, stream)?;
         Ok(buffer)
     }
 
@@ -192,7 +223,9 @@ impl Table {
         wanted: &'static str,
         stream: &Stream,
     ) -> Result<&Buffer> {
-        let buffer = self.lend(buf, wanted, stream)?;
+        // Rows are written up to where their padding ends.
+        let end = at.saturating_add(len).checked_next_multiple_of(ALIGN.into()).unwrap_or(u64::MAX);
+        let buffer = self.reach(buf, &(at..end), wanted, stream)?;
         if at.checked_add(len).is_none_or(|end| end > buffer.len) {
             let has = buffer.len;
             let message = format!("{len} {wanted} from {at} on, of the {has} that handle {} has", buf.0);
@@ -232,14 +265,23 @@ impl Table {
         self.buffers.get(&buf.0)?.made.clone()
     }
 
+    /// A range of a buffer is summed on another stream, until the event.
+    pub(crate) fn summed(&mut self, buf: Buf, range: Range<u64>, event: Rc<Event>) {
+        if let Some(buffer) = self.buffers.get_mut(&buf.0) {
+            buffer.sums.push((range, event));
+        }
+    }
+
+    /// The main stream waits for all sums.
+    pub(crate) fn settle_sums(&mut self, stream: &Stream) -> Result {
+        self.buffers.values_mut().try_for_each(|buffer| buffer.meet_sums(&ALL, stream))
+    }
+
     /// The main stream waits for what is on its way to any of these buffers; for all where none are named.
     pub(crate) fn settle(&mut self, only: Option<&[Buf]>, stream: &Stream) -> Result {
         let mut wait = |buffer: &mut Buffer| {
             buffer.made = None;
-            match buffer.arriving.take() {
-                Some(event) => stream.wait(&event),
-                None => Ok(()),
-            }
+            buffer.settle(stream)
         };
         match only {
             Some(bufs) => bufs.iter().filter_map(|buf| self.buffers.get_mut(&buf.0).map(&mut wait)).collect(),

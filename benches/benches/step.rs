@@ -16,6 +16,7 @@ fn main() -> Result<()> {
         steps: None,
         rounds: 5,
         k: 100,
+        group_of_one: false,
         threads,
         python: std::env::var_os("VAECF_PYTHON").map(PathBuf::from),
         peer_options: Vec::new(),

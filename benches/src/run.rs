@@ -42,6 +42,8 @@ pub struct Options {
     pub rounds: usize,
     /// Recommendations a user in inference.
     pub k: u32,
+    /// Also train in a group of one, which makes every sum over the group that several devices would.
+    pub group_of_one: bool,
     /// Threads of the host's roofline and the peer.
     pub threads: usize,
     /// A Python with torch and numpy; none leaves the peer out.
@@ -113,6 +115,8 @@ pub struct Setting {
     pub ours: Speed,
     /// Users per second of training, issued call by call, where `ours` is replayed.
     pub eager: Option<Median>,
+    /// Users per second of training in a group of one, where that was asked for; otherwise as `ours`.
+    pub group_of_one: Option<Median>,
     /// The peer's, where there is one: with sparse and with dense input.
     pub peers: Vec<Speed>,
     /// What the device does at best, where it tells.
@@ -179,6 +183,10 @@ fn setting(
     let device = Device::new(backend()?);
     let info = device.info().clone();
     let mut bench = Bench::new(&device, matrix, config, batch, k)?;
+    let mut grouped = match options.group_of_one {
+        true => Some(Bench::new(&Device::alone_in_group(backend()?)?, matrix, config, batch, k)?),
+        false => None,
+    };
     let folder = tempfile::tempdir().map_err(|e| Error::failure(format!("no temporary folder: {e}")))?;
     let start = |python: &PathBuf| Peer::start(python, matrix, batch, threads, &options.peer_options, folder.path());
     let mut peer = options.python.as_ref().map(start).transpose()?;
@@ -194,11 +202,15 @@ fn setting(
     // Before anything counts: kernels are compiled, and clocks rise.
     let once = bench.train(2, false)?.max(bench.train(1, info.capture)?);
     bench.infer(2)?;
+    if let Some(grouped) = &mut grouped {
+        grouped.train(2, info.capture)?;
+    }
     let steps = options.steps.unwrap_or(match info.host_memory {
         true => STEPS,
         false => ((ROUND / once) as usize).clamp(20, 5000),
     });
     let (mut eager, mut train, mut infer, mut gemm) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut in_group = Vec::new();
     let mut peers = vec![("sparse", Vec::new(), Vec::new())];
     if options.peer_options.is_empty() {
         peers.push(("dense", Vec::new(), Vec::new()));
@@ -210,6 +222,9 @@ fn setting(
         if info.capture {
             train.push(speed(bench.train(steps, true)?));
         }
+        if let Some(grouped) = &mut grouped {
+            in_group.push(speed(grouped.train(steps, info.capture)?));
+        }
         infer.push(speed(bench.infer(steps)?));
         if let Some(peer) = &mut peer {
             for (input, train, infer) in &mut peers {
@@ -219,7 +234,7 @@ fn setting(
         }
     }
     let latency = latency(bench.model(), matrix, k, ROUND)?;
-    drop(bench);
+    drop((bench, grouped));
 
     let (eager, train) = match info.capture {
         true => (Some(Median::of(eager)), Median::of(train)),
@@ -247,6 +262,7 @@ fn setting(
         steps,
         ours,
         eager,
+        group_of_one: options.group_of_one.then(|| Median::of(in_group)),
         peers: peers.into_iter().filter_map(named).collect(),
         ceilings,
         gemm: products.map(|_| Gemm {
@@ -391,6 +407,11 @@ impl fmt::Display for Setting {
         }
         if let Some(eager) = self.eager {
             writeln!(f, "{:<wide$} {:>26}", "vaecf, call by call", show(eager))?;
+        }
+        if let Some(grouped) = self.group_of_one {
+            writeln!(f, "{:<wide$} {:>26}", "vaecf, in a group of one", show(grouped))?;
+            let ratio = grouped.median / self.ours.train.median;
+            writeln!(f, "{:<wide$} {ratio:>25.3}x", "in a group of one / without")?;
         }
         for s in &self.peers {
             let (train, infer) = (self.ours.train.median / s.train.median, self.ours.infer.median / s.infer.median);

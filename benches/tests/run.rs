@@ -11,7 +11,7 @@ use vaecf_core::{
     forward_backend,
 };
 use vaecf_cpu::Cpu;
-use vaecf_tests::Recorded;
+use vaecf_tests::{Recorded, Summed};
 
 /// Counts the bytes of floats that it gives out.
 struct Apart {
@@ -50,6 +50,7 @@ fn options() -> Options {
         steps: Some(3),
         rounds: 1,
         k: 5,
+        group_of_one: true,
         threads: 1,
         python: None,
         peer_options: Vec::new(),
@@ -62,12 +63,13 @@ fn a_device_is_measured_with_and_without_a_clock() {
     let config = ModelConfig { hidden: vec![24], latent: 8, ..ModelConfig::default() };
     for clock in [true, false] {
         let open = |_: &str| -> Result<Box<dyn Backend>> {
-            Ok(Box::new(Recorded::new(Apart { inner: Cpu::new(Some(1))?, given: 0, clock })))
+            Ok(Box::new(Recorded::new(Summed::new(Apart { inner: Cpu::new(Some(1))?, given: 0, clock }))))
         };
         let figures = run(open, &config, &matrix, &options()).unwrap();
         assert_eq!(figures.settings.iter().map(|s| s.batch).collect::<Vec<_>>(), [20, 50]);
         for setting in &figures.settings {
             assert!(setting.eager.is_some_and(|eager| eager.median > 0.0) && setting.ours.train.median > 0.0);
+            assert!(setting.group_of_one.is_some_and(|grouped| grouped.median > 0.0));
             // The plan is right to a tenth: what it leaves out are the small buffers.
             let (planned, used) = (setting.memory.planned as f64, setting.memory.used.unwrap() as f64);
             assert!((used / planned - 1.0).abs() < 0.1, "{planned} planned, {used} used");
@@ -80,6 +82,7 @@ fn a_device_is_measured_with_and_without_a_clock() {
             // No limits are told, so there is none to compare with.
             assert!(setting.step.least.is_none() && setting.gemm.is_none());
         }
-        assert!(figures.to_string().contains("call by call"));
+        let table = figures.to_string();
+        assert!(table.contains("call by call") && table.contains("in a group of one / without"), "{table}");
     }
 }

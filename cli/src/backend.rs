@@ -82,6 +82,17 @@ pub(crate) fn choose(global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
     Ok(backend)
 }
 
+/// Makes the backend of a member of a group like this one: on the device so many after the one that was asked for.
+pub(crate) fn member(global: &Global, of: &str, rank: u32, ui: &Ui) -> Result<Box<dyn Backend>> {
+    let device = match global.device() {
+        Pick::Number(first) => Pick::Number(first.saturating_add(rank)),
+        name if rank == 0 => name,
+        name => return Err(Error::usage(format!("--device {name}: one device is called so"))),
+    };
+    let backend = if global.backend == "auto" { of.to_owned() } else { global.backend.clone() };
+    choose(&Global { backend, device: Some(device), ..global.clone() }, ui)
+}
+
 /// The first backend that opens, and why those before it do not.
 fn first_that_opens(global: &Global, ui: &Ui) -> Result<(Box<dyn Backend>, Vec<String>)> {
     let (mut passed_over, mut kind) = (Vec::new(), Kind::Usage);

@@ -97,6 +97,8 @@ fn member(mut context: Context, command: &impl Fn(Context) -> Done) -> Done {
     }
     let done = command(context);
     if let Err(Stop::Failed(error)) = done {
+        // A device knows that another has failed, and the group why.
+        let error = if error.is_echo() { group.failed() } else { error };
         group.fail(&error);
         return Err(Stop::Failed(named(&group, error)));
     }

@@ -319,6 +319,9 @@ pub enum Fault {
     /// The operation does not exist here.
     #[error("{0} is not supported by this backend")]
     Unsupported(&'static str),
+    /// A wait for other members of a group has ended because [`Seat::alarm`] was raised.
+    #[error("stopped, because another member of the group has failed")]
+    Alarm,
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),

@@ -279,7 +279,7 @@ impl Device {
         let mut state = self.lock();
         let (invitation, why) = match state.backend.invite(group.rank()) {
             Ok(invitation) => (Ok(Some(invitation)), String::new()),
-            Err(Fault::Unsupported(_)) => (Ok(None), format!("{name} has no collectives of its own")),
+            Err(fault @ Fault::Unsupported(_)) => (Ok(None), format!("{name}: {fault}")),
             Err(fault) => (Err(fault.into()), String::new()),
         };
         let invitation = group.all_well(invitation)?;

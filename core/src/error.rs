@@ -104,6 +104,7 @@ impl std::error::Error for Error {}
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        Self { fault: Some(fault.clone()), ..Self::new(Kind::Device, fault.to_string()) }
+        let echo = fault == Fault::Alarm;
+        Self { echo, fault: Some(fault.clone()), ..Self::new(Kind::Device, fault.to_string()) }
     }
 }

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds the stand-ins for libcuda and libcublasLt with the kernels of a folder in them.
+# Builds the stand-ins for libcuda, libcublasLt and libnccl with the kernels of a folder in them.
 #
 #   tests/emulator/build.sh OUT_DIR KERNELS_DIR [flags for every call of the compiler]
 #
-# Makes OUT_DIR/libcuda.so.1 and OUT_DIR/libcublasLt.so.13, compiling what has changed; prints nothing where all
-# is well. With -fsanitize=address among the flags kernels are checked by that instead of by the watch. Reads
+# Makes OUT_DIR/libcuda.so.1, OUT_DIR/libcublasLt.so.13 and OUT_DIR/libnccl.so.2, compiling what has changed; prints
+# nothing where all is well. With -fsanitize=address among the flags kernels are checked by that instead of by the watch. Reads
 #   CXX                      the compiler, g++ where it is not set
-#   VAECF_EMULATOR_WITHOUT   names of functions that libcuda shall lack, as an older driver's does
+#   VAECF_EMULATOR_WITHOUT   names of functions that libcuda or libnccl shall lack, as older ones do
 #   VAECF_EMULATOR_FROM      the folder of an earlier build, whose objects are used for what KERNELS_DIR lacks
 #   VAECF_EMULATOR_JOBS      how many compilers run at a time, 2 where it is not set
 set -eu
@@ -59,7 +59,7 @@ stale() {
 
 work=$out/work
 : >"$work"
-cuda= blaslt=
+cuda= blaslt= nccl=
 from=${VAECF_EMULATOR_FROM:-}
 if [ -n "$from" ]; then
     for object in "$from"/objects/kernel-*.o; do
@@ -70,7 +70,11 @@ fi
 for source in "$here"/*.cpp; do
     name=$(basename "$source" .cpp)
     object=${from:-$out}/objects/$name.o
-    if [ "$name" = cublaslt ]; then blaslt=$object; else cuda="$cuda $object"; fi
+    case $name in
+    cublaslt) blaslt=$object ;;
+    nccl) nccl=$object ;;
+    *) cuda="$cuda $object" ;;
+    esac
     if stale "$object"; then echo "$cxx $host -MMD -MF ${object%.o}.d -c $source -o $object" >>"$work"; fi
 done
 for source in "$kernels"/*.cu; do
@@ -86,7 +90,7 @@ tr '\n' '\0' <"$work" | xargs -0 -r -n 1 -P "${VAECF_EMULATOR_JOBS:-2}" sh -c
 
 version=$out/version
 {
-    echo '{ global: cu*; vaecf_*; local:'
+    echo '{ global: cu*; nccl*; vaecf_*; local:'
     for name in ${VAECF_EMULATOR_WITHOUT:-}; do echo "$name;"; done
     echo '*; };'
 } >"$version.new"
@@ -100,6 +104,9 @@ if ! cmp -s "$version.new" "$version" || [ ! -e "$out/libcuda.so.1" ] || [ -s "$
     $cxx -shared "$@" -Wl,-soname,libcublasLt.so.13 -Wl,-Bsymbolic -Wl,-z,defs -Wl,-rpath,'$ORIGIN' \
         -o "$out/libcublasLt.so.13.new" $blaslt "$out/libcuda.so.1"
     mv "$out/libcublasLt.so.13.new" "$out/libcublasLt.so.13"
+    $cxx -shared "$@" -Wl,-soname,libnccl.so.2 -Wl,-Bsymbolic -Wl,-z,defs -Wl,--version-script="$version.new" \
+        -Wl,-rpath,'$ORIGIN' -o "$out/libnccl.so.2.new" $nccl "$out/libcuda.so.1"
+    mv "$out/libnccl.so.2.new" "$out/libnccl.so.2"
     mv "$version.new" "$version"
     printf '%s\n' "$cuda" >"$out/linked"
 fi

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -270,6 +271,12 @@ CUDA cuInit(unsigned) {
     if (driver.settings.devices == 0) return NO_DEVICE;
     memory.open();
     streams.random = Random{driver.settings.seed * 2 + 1};
+    // No call that waits holds the lock more than once.
+    streams.rest = [] {
+        driver.lock.unlock();
+        usleep(50);
+        driver.lock.lock();
+    };
     driver.launches = 0;
     driver.contexts.clear();
     for (int i = 0; i < driver.settings.devices; ++i) {
@@ -1109,12 +1116,19 @@ CUDA cuGetProcAddress_v2(const char *symbol, void **function, int, u64, int *sta
     return *function == nullptr ? NOT_FOUND : SUCCESS;
 }
 
-// ---- For the other stand-in and for tests ----
+// ---- For the other stand-ins and for tests ----
 
 int vaecf_emulator_enqueue(void *stream, std::function<Fault()> work) {
     StreamCall call(stream);
     return call.result != SUCCESS ? call.result : streams.enqueue(call.stream, std::move(work));
 }
+
+int vaecf_emulator_enqueue_when(void *stream, std::function<bool()> so, std::function<Fault()> work) {
+    StreamCall call(stream);
+    return call.result != SUCCESS ? call.result : streams.enqueue(call.stream, std::move(work), std::move(so));
+}
+
+unsigned vaecf_emulator_random(unsigned n) { return streams.random.below(n); }
 
 bool vaecf_emulator_holds(const void *start, u64 bytes, char *sentence) {
     Call call;

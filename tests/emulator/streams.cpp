@@ -17,9 +17,9 @@ constexpr size_t LONG_QUEUE = 64; // past this some of it is done without anybod
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Adds work after the stream's last, as its new last.
-void append(Stream *stream, const Work &work) {
+void append(Stream *stream, const Work &work, const Condition &so) {
     Graph &graph = stream->capture->graph;
-    graph.nodes.push_back({work, stream->last});
+    graph.nodes.push_back({work, so, stream->last});
     stream->last = {u32(graph.nodes.size() - 1)};
 }
 
@@ -49,14 +49,14 @@ Result Streams::check_legacy(Stream *stream) {
     return result;
 }
 
-Result Streams::enqueue(Stream *stream, Work work) {
+Result Streams::enqueue(Stream *stream, Work work, Condition so) {
     if (const Result result = check_legacy(stream)) return result;
     if (stream->capture) {
         if (stream->capture->invalid) return CAPTURE_INVALIDATED;
-        append(stream, work);
+        append(stream, work, so);
         return SUCCESS;
     }
-    stream->queue.push_back({++calls, std::move(work), nullptr, nullptr, 0});
+    stream->queue.push_back({++calls, std::move(work), std::move(so), nullptr, nullptr, 0});
     if (stream->queue.size() > LONG_QUEUE) run_some(random.below(LONG_QUEUE));
     return SUCCESS;
 }
@@ -70,7 +70,7 @@ Result Streams::record(Stream *stream, const std::shared_ptr<Event> &event) {
         return SUCCESS;
     }
     event->capture = nullptr;
-    stream->queue.push_back({++calls, nullptr, nullptr, event, ++event->recorded});
+    stream->queue.push_back({++calls, nullptr, nullptr, nullptr, event, ++event->recorded});
     return SUCCESS;
 }
 
@@ -103,7 +103,7 @@ Result Streams::wait(Stream *stream, const std::shared_ptr<Event> &event) {
         return CAPTURE_ISOLATION;
     }
     if (event->done < event->recorded) {
-        stream->queue.push_back({++calls, nullptr, event, nullptr, event->recorded});
+        stream->queue.push_back({++calls, nullptr, nullptr, event, nullptr, event->recorded});
     }
     return SUCCESS;
 }
@@ -124,7 +124,7 @@ Result Streams::launch_graph(Stream *stream, const Graph &graph) {
         const u32 node = free[chosen];
         free[chosen] = free.back();
         free.pop_back();
-        if (const Result result = enqueue(stream, graph.nodes[node].work)) return result;
+        if (const Result result = enqueue(stream, graph.nodes[node].work, graph.nodes[node].so)) return result;
         for (u32 follower : followers[node]) {
             if (--missing[follower] == 0) free.push_back(follower);
         }
@@ -144,9 +144,10 @@ bool Streams::ready(const Stream *stream) const {
                 return false;
             }
         }
-        return true;
+    } else if (stream->blocking && !legacy->queue.empty() && legacy->queue.front().number < next.number) {
+        return false;
     }
-    return !stream->blocking || legacy->queue.empty() || legacy->queue.front().number > next.number;
+    return !next.so || next.so();
 }
 
 // One operation of a stream that has one ready; none where no stream has.
@@ -180,7 +181,11 @@ void Streams::run_some(u32 operations) {
 
 Result Streams::run_until(Context *context, const std::function<bool()> &so) {
     while (context->lost == SUCCESS && !so()) {
-        if (!run_one()) {
+        if (run_one()) continue;
+        const auto depends = [](Stream *stream) { return !stream->queue.empty() && stream->queue.front().so; };
+        if (std::any_of(all.begin(), all.end(), depends)) {
+            rest();
+        } else {
             fprintf(stderr, "emulator: what is waited for can never come to pass\n");
             abort();
         }

@@ -48,6 +48,8 @@ enum Result : int {
 };
 
 using Work = std::function<Fault()>;
+// Whether the next work of a queue may be done, where that depends on other threads or processes; empty where not.
+using Condition = std::function<bool()>;
 
 enum class CaptureMode : int { global = 0, thread_local_ = 1, relaxed = 2 };
 
@@ -57,6 +59,7 @@ struct Stream;
 struct Graph {
     struct Node {
         Work work;
+        Condition so;
         std::vector<u32> after;
     };
     std::vector<Node> nodes;
@@ -91,6 +94,7 @@ struct Event {
 struct Operation {
     u64 number = 0; // in the order of the calls
     Work work;
+    Condition so;
     std::shared_ptr<Event> waits, records; // at most one of these and of work
     u64 generation = 0;
 };
@@ -110,12 +114,13 @@ struct Streams {
     Random random{1};
     u64 calls = 0;
     std::string last_fault;
+    std::function<void()> rest; // lets other threads go on for a moment
 
     Stream *create(Context *context, bool blocking, bool made_by_user);
     void destroy(Stream *stream);
 
     // To the stream's queue, or to the graph where it is captured.
-    Result enqueue(Stream *stream, Work work);
+    Result enqueue(Stream *stream, Work work, Condition so = nullptr);
     Result record(Stream *stream, const std::shared_ptr<Event> &event);
     Result wait(Stream *stream, const std::shared_ptr<Event> &event);
     Result launch_graph(Stream *stream, const Graph &graph);

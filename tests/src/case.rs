@@ -83,6 +83,10 @@ pub struct Case {
     pub scale: f64,
     /// Whether the input is a few columns of a wider matrix.
     pub view: bool,
+    /// Members of the group.
+    pub world: u32,
+    /// Whether its sums may travel in half precision.
+    pub half: bool,
     /// Row strides are longer than they need to be by so many alignments.
     pub gap: u32,
     /// What the numbers are like.
@@ -111,6 +115,8 @@ impl Default for Case {
             keep: 1.0,
             scale: 1.0,
             view: false,
+            world: 2,
+            half: false,
             gap: 0,
             data: Data::Random,
             seed: 1,
@@ -150,6 +156,9 @@ impl FromStr for Case {
         }
         let case: Self = serde_json::from_value(all.into()).map_err(|e| format!("{text:?} is not a case: {e}"))?;
         let Self { users, items, inner, outer, k, depth, first, gap, keep, scale, .. } = case;
+        if !(1..=64).contains(&case.world) {
+            return Err(format!("{text:?}: a group has 1 to 64 members here"));
+        }
         if items == 0 || inner == 0 || k == 0 || outer == 0 && known != Op::Adam {
             return Err(format!("{text:?}: only users and first may be 0"));
         }

@@ -26,6 +26,9 @@ impl Case {
     /// The shapes that are known to go wrong. `full` adds those that take a real device: large tiles,
     /// more items than 16 bits can count, more bytes than one binding of WebGPU holds.
     pub fn edges(op: Op, full: bool) -> Vec<Self> {
+        if op == Op::Group {
+            return Self::groups(full);
+        }
         let has = |field: &str| op.fields().contains(&field);
         let base = Self::of(op);
         let mut cases = Vec::new();
@@ -219,6 +222,34 @@ impl Case {
     }
 }
 
+impl Case {
+    /// Groups of one to three, whose sums are of a few elements, of more than a kernel takes at once, and of sizes that
+    /// are no multiple of anything.
+    fn groups(full: bool) -> Vec<Self> {
+        let base = Self::of(Op::Group);
+        let sizes = [(5, 37, 19, 23), (1, 1, 1, 1), (9, 4099, 8, 16), (3, 250, 70, 9)];
+        let mut cases = Vec::new();
+        for world in [1, 2, 3] {
+            for half in [false, true] {
+                cases.extend(sizes.iter().map(|&(users, items, inner, outer)| Self {
+                    world,
+                    half,
+                    users,
+                    items,
+                    inner,
+                    outer,
+                    ..base.clone()
+                }));
+            }
+        }
+        if full {
+            // More than is packed at once where sums travel in half precision.
+            cases.extend([false, true].map(|half| Self { half, items: (1 << 24) + 1001, ..base.clone() }));
+        }
+        cases
+    }
+}
+
 /// Small cases of an operation, and where `full` some of several tiles and blocks; they shrink towards few
 /// users, short rows and plain numbers.
 pub fn cases(op: Op, full: bool) -> impl Strategy<Value = Case> {
@@ -265,6 +296,7 @@ pub fn cases(op: Op, full: bool) -> impl Strategy<Value = Case> {
                 gap,
                 data,
                 seed,
+                ..Case::default()
             };
             case.settle();
             case

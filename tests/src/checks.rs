@@ -551,7 +551,7 @@ fn handles(q: &mut dyn Backend) -> Tried {
         q.free(buf);
     }
     let numbers = Numbers::of(&q.info()).map_err(Wrong::Broken)?;
-    for op in Op::ALL.into_iter().filter(|op| !matches!(op, Op::Memory | Op::Step | Op::Training)) {
+    for op in Op::ALL.into_iter().filter(|op| !matches!(op, Op::Memory | Op::Step | Op::Training | Op::Group)) {
         let case = Case { weights: true, users: 4, items: 9, inner: 5, outer: 5, k: 3, ..Case::of(op) };
         match perform(q, &case, numbers, Mode::Misnamed, false) {
             Ok(_) | Err(Wrong::NotImplemented(_)) => {}

@@ -4,12 +4,13 @@ mod mutant;
 
 use mutant::Mutant;
 use vaecf_core::backend::Backend;
+use vaecf_cpu::Cpu;
 
 use crate::{
-    Narrow, Recorded,
+    Narrow, Recorded, Summed,
     op::Op,
     report::Outcome,
-    suite::{Options, plan, run},
+    suite::{Open, Options, plan, run_known},
 };
 
 /// Every fault, and the operation that has it.
@@ -105,6 +106,22 @@ pub const FAULTS: &[(Op, &str)] = &[
     (Op::Linear, "results are cut instead of rounded"),
     (Op::Linear, "results beyond the largest are the largest"),
     (Op::Adam, "the narrow copy of the weights is cut"),
+    (Op::Group, "sums are averages"),
+    (Op::Group, "the last member is left out of sums"),
+    (Op::Group, "a member counts itself twice"),
+    (Op::Group, "members have sums of other bits"),
+    (Op::Group, "what is not finite is lost in sums"),
+    (Op::Group, "what is not a number is lost in sums"),
+    (Op::Group, "sums are rounded to half precision"),
+    (Op::Group, "a sum begins at the buffer's start"),
+    (Op::Group, "a sum ends one element early"),
+    (Op::Group, "a sum begins one element early"),
+    (Op::Group, "an update does not wait for sums"),
+    (Op::Group, "what is written over a sum is lost"),
+    (Op::Group, "every seventh sum is left out"),
+    (Op::Group, "all is passed on by rank 0"),
+    (Op::Group, "one element more is passed on"),
+    (Op::Group, "operations read weights as they were before they were passed on"),
 ];
 
 /// Those of them that half precision has: see [`Narrow`].
@@ -130,11 +147,12 @@ pub struct Caught {
     pub after: usize,
 }
 
-/// Puts a backend to the suite until something fails; trials of `op` come first. `None` where all pass.
-pub fn hunt(backend: &mut dyn Backend, op: Op, options: &Options) -> Option<Caught> {
+/// Puts a backend to the suite until something fails; trials of `op` come first. `None` where all pass. The members of
+/// groups are opened by `open`.
+pub fn hunt(backend: &mut dyn Backend, open: Open<'_>, op: Op, options: &Options) -> Option<Caught> {
     let mut trials = plan(options);
     trials.sort_by_key(|trial| trial.case.op != op);
-    trials.iter().enumerate().find_map(|(at, trial)| match run(backend, trial) {
+    trials.iter().enumerate().find_map(|(at, trial)| match run_known(backend, Some(open), &[], trial) {
         Outcome::Failed { what, .. } => Some(Caught { by: trial.to_string(), what, after: at + 1 }),
         _ => None,
     })
@@ -147,6 +165,9 @@ pub fn hunt(backend: &mut dyn Backend, op: Op, options: &Options) -> Option<Caug
 pub fn with_fault(fault: (Op, &'static str)) -> vaecf_core::Result<Box<dyn Backend>> {
     if OF_NARROW.contains(&fault.1) {
         return Ok(Box::new(Narrow::f16(Mutant::new(fault)?).with(fault.1)));
+    }
+    if fault.0 == Op::Group {
+        return Ok(Box::new(Recorded::new(Summed::new(Cpu::<f32>::new(Some(1))?).with(fault.1))));
     }
     let mutant = Recorded::new(Mutant::new(fault)?);
     Ok(Box::new(if fault == (Op::Training, "a replay has the captured step") { mutant.frozen() } else { mutant }))

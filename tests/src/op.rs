@@ -36,11 +36,13 @@ pub enum Op {
     Step,
     /// Runs of many steps.
     Training,
+    /// Several devices that work as one: sums and what is passed on.
+    Group,
 }
 
 impl Op {
     /// All of them, in the order of the contract.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Memory,
         Self::EncodeSparse,
         Self::EncodeSparseGrad,
@@ -56,6 +58,7 @@ impl Op {
         Self::Recommend,
         Self::Step,
         Self::Training,
+        Self::Group,
     ];
 
     /// The name, that of the method where it is one.
@@ -76,6 +79,7 @@ impl Op {
             Self::Recommend => "recommend",
             Self::Step => "step",
             Self::Training => "training",
+            Self::Group => "group",
         }
     }
 
@@ -110,6 +114,7 @@ impl Op {
                 &["member", "depth", "users", "items", "inner", "outer", "fill", "weights", "curve", "keep", "seed"]
             }
             Self::Training => &["member", "seed"],
+            Self::Group => &["world", "half", "users", "items", "inner", "outer", "seed"],
         }
     }
 }

@@ -135,7 +135,7 @@ fn issue(lab: &mut Lab<'_>, judged: bool) -> Tried<Vec<Bound>> {
         Op::TopK => top_k(lab),
         Op::DecodeLossGrad => decode_loss_grad(lab, judged),
         Op::Recommend => recommend(lab, judged),
-        Op::Memory | Op::Step | Op::Training => Ok(Vec::new()),
+        Op::Memory | Op::Step | Op::Training | Op::Group => Ok(Vec::new()),
     }
 }
 

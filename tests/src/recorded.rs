@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use vaecf_core::{
     backend::{
-        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Likelihood, Mark, Mat, Noise, Result,
-        Role, Rows, StepParams,
+        Backend, Buf, Ceilings, Curve, Decode, Fault, Graph, Host, HostMut, Info, Invitation, Likelihood, Mark, Mat,
+        Noise, Result, Role, Rows, Seat, StepParams,
     },
     forward_backend,
 };
@@ -84,6 +84,10 @@ impl<B: Backend + 'static> Backend for Recorded<B> {
     fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, i: Buf, v: Buf) -> Result { self.call(move |q| q.top_k(scores, seen, k, i, v)) }
     fn decode_loss_grad(&mut self, x: Rows, d: Decode, k: Likelihood, s: Buf, sc: Buf, loss: Mat, dw: Mat, db: Mat, dg: Mat) -> Result { self.call(move |q| q.decode_loss_grad(x, d, k, s, sc, loss, dw, db, dg)) }
     fn recommend(&mut self, d: Decode, seen: Rows, k: u32, i: Buf, v: Buf) -> Result { self.call(move |q| q.recommend(d, seen, k, i, v)) }
+    fn invite(&mut self, rank: u32) -> Result<Invitation> { self.outside()?.invite(rank) }
+    fn join(&mut self, seat: Seat) -> Result { self.outside()?.join(seat) }
+    fn all_reduce(&mut self, buf: Buf, at: u64, len: u64) -> Result { self.call(move |q| q.all_reduce(buf, at, len)) }
+    fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result { self.outside()?.broadcast(buf, len, root) }
     fn capture_begin(&mut self) -> Result {
         match self.recording.replace(Vec::new()) {
             None => Ok(()),

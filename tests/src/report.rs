@@ -112,8 +112,10 @@ pub struct Speed {
     pub flop: Option<f64>,
 }
 
-/// What a backend may leave out and still be whole.
-const OPTIONAL: [&str; 2] = ["capture", "mark"];
+/// Whether a backend may leave it out and still be whole: also a group of as many devices as there are not.
+fn is_optional(what: &str) -> bool {
+    ["capture", "mark", "group"].contains(&what) || what.starts_with("group of ")
+}
 
 /// What the suite has found: its `Display` is a table for a bug report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -207,7 +209,7 @@ impl Report {
 
     /// An operation that is there at some shapes and absent at others.
     fn in_part(&self) -> Option<Op> {
-        Op::ALL.into_iter().filter(|op| checked(Check::Agrees, *op) && *op != Op::Step).find(|op| {
+        Op::ALL.into_iter().filter(|op| checked(Check::Agrees, *op) && !matches!(op, Op::Step | Op::Group)).find(|op| {
             let Group { passed, absent, .. } = self.group(|trial| trial.case.op == *op && trial.check == Check::Agrees);
             passed > 0 && absent > 0
         })
@@ -228,7 +230,7 @@ impl Report {
             (0, 0) if known > 0 => "failed: nothing passed, all that ran is known to fail".into(),
             (0, 0) if absent.is_empty() => "failed: no trial was run".into(),
             (0, 0) => format!("failed: nothing passed, for want of {}", absent.join(", ")),
-            _ if absent.iter().any(|what| !OPTIONAL.contains(what)) => {
+            _ if absent.iter().any(|what| !is_optional(what)) => {
                 format!("incomplete: what is there is right; absent: {}", absent.join(", "))
             }
             _ => "passed".into(),
@@ -253,7 +255,7 @@ impl Report {
                 all.push(what);
             }
         }
-        all.sort_by_key(|what| OPTIONAL.contains(what));
+        all.sort_by_key(|what| is_optional(what));
         all
     }
 

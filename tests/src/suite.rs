@@ -17,7 +17,7 @@ use vaecf_core::{
 
 use crate::{
     case::{Case, Data, Fill},
-    checks, extremes, gradients,
+    checks, extremes, gradients, groups,
     lab::{Tried, Wrong},
     numbers::Numbers,
     op::Op,
@@ -196,8 +196,10 @@ pub fn plan(options: &Options) -> Vec<Trial> {
         }
     }
     let all = [Check::Agrees, Check::Differences, Check::Identities, Check::Noise, Check::Oracle];
+    // A group takes its time and is tried at sizes that were chosen.
+    let drawn = |op, check| checked(check, op) && op != Op::Group;
     for (op, check) in
-        Op::ALL.into_iter().flat_map(|op| all.map(|check| (op, check))).filter(|&(op, check)| checked(check, op))
+        Op::ALL.into_iter().flat_map(|op| all.map(|check| (op, check))).filter(|&(op, check)| drawn(op, check))
     {
         for number in 0..options.cases {
             let drawn = Some((options.seed, number, options.full));
@@ -284,7 +286,20 @@ fn fit(check: Check, case: &Case) -> Case {
     case
 }
 
-/// Runs a trial. A random case that fails is made smaller first.
+/// Opens the backend of a member of a group, by its rank: each on a device of its own. Where there are not so many, it
+/// is an error of [`Kind::Usage`](vaecf_core::Kind::Usage).
+pub type Open<'a> = &'a (dyn Fn(u32) -> vaecf_core::Result<Box<dyn Backend>> + Sync);
+
+/// Runs a trial of several devices ([`Op::Group`]), each opened for it and used by a thread of its own.
+pub fn run_group(open: Open<'_>, trial: &Trial) -> Outcome {
+    match groups::agrees(open, &trial.case) {
+        Ok(worst) => Outcome::Passed { worst },
+        Err(Wrong::NotImplemented(what)) => Outcome::NotImplemented { what },
+        Err(Wrong::Broken(what)) => Outcome::Failed { what, repeat: trial.to_string() },
+    }
+}
+
+/// Runs a trial. A random case that fails is made smaller first. Those of several devices are for [`run_group`].
 pub fn run(backend: &mut dyn Backend, trial: &Trial) -> Outcome {
     let what = match attempt(backend, trial.check, &trial.case) {
         Ok(worst) => return Outcome::Passed { worst },
@@ -313,6 +328,7 @@ pub fn run(backend: &mut dyn Backend, trial: &Trial) -> Outcome {
 
 fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
     let tried = catch_unwind(AssertUnwindSafe(|| match check {
+        _ if case.op == Op::Group => Err(Wrong::NotImplemented("group".into())),
         Check::Holds | Check::OutOfMemory | Check::Handles | Check::Reuse => checks::memory(backend, check),
         Check::Clock => checks::clock(backend),
         Check::Grows => checks::grows(backend),
@@ -329,7 +345,11 @@ fn attempt(backend: &mut dyn Backend, check: Check, case: &Case) -> Tried<f64> {
         Check::Planted => step::planted(backend, case),
         Check::Reaches => step::metrics(backend, case),
     }));
-    tried.unwrap_or_else(|panic| Err(Wrong::Broken(format!("it panicked: {}", text(&*panic)))))
+    tried.unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Wrong {
+    Wrong::Broken(format!("it panicked: {}", text(panic)))
 }
 
 fn text(panic: &(dyn Any + Send)) -> String {
@@ -362,7 +382,7 @@ pub fn suite_watched(
     let all = trials.len();
     let mut report = Report::new(&backend.info(), options, all);
     for trial in trials {
-        let outcome = run_known(backend, &options.known, &trial);
+        let outcome = run_known(backend, None, &options.known, &trial);
         watch(report.trials.len() + 1, all, &outcome);
         report.trials.push((trial, outcome));
     }
@@ -372,9 +392,12 @@ pub fn suite_watched(
     report
 }
 
-/// Runs a trial; a failure that is listed is none, and a listed one that passes is.
-pub fn run_known(backend: &mut dyn Backend, known: &[Known], trial: &Trial) -> Outcome {
-    let outcome = run(backend, trial);
+/// Runs a trial; a failure that is listed is none, and a listed one that passes is. Several devices are opened by `open`.
+pub fn run_known(backend: &mut dyn Backend, open: Option<Open<'_>>, known: &[Known], trial: &Trial) -> Outcome {
+    let outcome = match open {
+        Some(open) if trial.case.op == Op::Group => run_group(open, trial),
+        _ => run(backend, trial),
+    };
     let info = backend.info();
     judge(known, &info.name, &info.device, trial, outcome)
 }

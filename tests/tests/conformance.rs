@@ -11,11 +11,11 @@ mod wgpu;
 
 use std::{path::Path, process::ExitCode};
 
-use subjects::Subject;
+use subjects::{Opener, Subject};
 use vaecf_core::plugin::{Request, load};
 use vaecf_cpu::Cpu;
 use vaecf_cuda::{Cuda, Precision};
-use vaecf_tests::{Narrow, Recorded};
+use vaecf_tests::{Narrow, Recorded, Summed};
 use vaecf_wgpu::{Lowered, Wgpu};
 use wgpu::PIECES;
 
@@ -30,14 +30,15 @@ fn named() -> Subject {
         Some(path) => plugin(name, true, Path::new(&path)),
         None => {
             let backend = Err("VAECF_PLUGIN names no shared library".into());
-            Subject { name, backend, full: true, runs: true, beyond: Vec::new() }
+            Subject { name, backend, full: true, runs: true, beyond: Vec::new(), open: None }
         }
     }
 }
 
 fn device(name: &'static str, precision: Precision) -> Subject {
-    let cuda = Cuda::open(&vaecf_cuda::Options { precision, ..Default::default() });
-    Subject { beyond: cuda::beyond(), ..Subject::new(name, true, cuda) }
+    let open = move |device| Cuda::open(&vaecf_cuda::Options { device, precision, ..Default::default() });
+    let members: Opener = Box::new(move |rank| Ok(Box::new(open(rank)?)));
+    Subject { beyond: cuda::beyond(), open: Some(members), ..Subject::new(name, true, open(0)) }
 }
 
 /// The WGPU backend on a driver in software.
@@ -57,7 +58,10 @@ fn main() -> ExitCode {
     let subjects = vec![
         Subject::new("cpu f32", true, single()),
         Subject::new("cpu f64", true, Cpu::<f64>::new(Some(2))),
-        Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu)))),
+        Subject {
+            open: Some(Box::new(move |_| Ok(Box::new(Recorded::new(Summed::new(Narrow::f16(single()?))))))),
+            ..Subject::new("narrow f16", true, single().map(|cpu| Recorded::new(Narrow::f16(cpu))))
+        },
         Subject::new("narrow bf16", false, single().map(Narrow::bf16)),
         plugin("plugin in C", true, built::plugin_c()),
         plugin("plugin in Rust", false, built::plugin_rust()),

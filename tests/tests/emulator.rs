@@ -25,6 +25,9 @@ fn main() -> ExitCode {
             // Whole runs take a minute, so one subject has them.
             runs: precision == Precision::F16 && own_products,
             beyond: cuda::beyond(),
+            open: Some(Box::new(move |rank| {
+                Ok(Box::new(cuda::open_device(built::emulator(), precision, own_products, rank)?))
+            })),
             ..Subject::new(name, false, cuda)
         }
     };

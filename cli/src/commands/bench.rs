@@ -45,6 +45,9 @@ pub(crate) struct Bench {
     /// Items recommended to a user in inference
     #[arg(short, long = "top", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
+    /// Also train in a group of one, to see what sums over several devices cost beside the way between them
+    #[arg(long)]
+    group_of_one: bool,
     /// A Python with torch and numpy, to run the PyTorch peer beside
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
@@ -108,6 +111,7 @@ impl Bench {
             steps: self.steps.map(usize::from),
             rounds: self.rounds.into(),
             k: self.k,
+            group_of_one: self.group_of_one,
             threads,
             python: self.peer.clone(),
             peer_options: self.peer_options.split_whitespace().map(str::to_owned).collect(),

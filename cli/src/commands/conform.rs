@@ -159,11 +159,13 @@ impl Conform {
     /// Runs the trials from one on, here. A backend is opened anew after a failure, which may have broken it.
     fn work(&self, context: &Context, options: &Options, trials: &[Trial], from: usize) -> Done {
         let mut backend = backend::choose(&context.global, &context.ui)?;
+        let name = backend.info().name;
+        let members = |rank| backend::member(&context.global, &name, rank, &context.ui);
         let report = Report::new(&backend.info(), options, trials.len());
         tell(&Told::Open(Box::new(report)))?;
         for (at, trial) in trials.iter().enumerate().skip(from) {
             tell(&Told::Begin(at))?;
-            let outcome = run_known(&mut *backend, &options.known, trial);
+            let outcome = run_known(&mut *backend, Some(&members), &options.known, trial);
             let failed = matches!(outcome, Outcome::Failed { .. });
             tell(&Told::End(at, outcome))?;
             if failed {

@@ -218,6 +218,7 @@ unsafe fn call<B: Backend>(ctx: *mut c_void, body: impl FnOnce(&mut B) -> Result
     };
     let (code, text) = match fault {
         Fault::OutOfMemory { .. } => (Code::OutOfMemory, fault.to_string()),
+        Fault::Alarm => (Code::Other, fault.to_string()),
         Fault::Lost(text) => (Code::Lost, text),
         Fault::Unsupported(what) => (Code::Unsupported, what.to_owned()),
         Fault::Other(text) => (Code::Other, text),

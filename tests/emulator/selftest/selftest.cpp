@@ -85,6 +85,19 @@ int cublasLtMatmulPreferenceSetAttribute(void *, int, const void *, size_t);
 int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *, void *, int, void *, int *);
 int cublasLtMatmul(void *, void *, const void *, u64, void *, u64, void *, const void *, u64, void *, u64, void *,
                    const void *, u64, size_t, void *);
+struct UniqueId {
+    char text[128];
+};
+int ncclGetVersion(int *);
+const char *ncclGetErrorString(int);
+int ncclGetUniqueId(UniqueId *);
+int ncclCommInitRankConfig(void **, int, UniqueId, int, void *);
+int ncclCommGetAsyncError(void *, int *);
+int ncclCommFinalize(void *);
+int ncclCommDestroy(void *);
+int ncclCommAbort(void *);
+int ncclAllReduce(u64, u64, size_t, int, int, void *, void *);
+int ncclBroadcast(u64, u64, size_t, int, int, void *, void *);
 u64 vaecf_emulator_live_bytes();
 const char *vaecf_emulator_last_fault();
 void vaecf_emulator_restart();
@@ -1141,6 +1154,215 @@ void products() {
     });
 }
 
+// ---- Sums over several devices ----
+
+// As many devices, each with two streams and a place in a group, used by one thread.
+struct Devices {
+    struct Each {
+        void *context, *stream, *other, *comm;
+        u64 x;
+    };
+    std::vector<Each> all;
+
+    void enter(u32 rank) { DO(cuCtxSetCurrent(all[rank].context)); }
+
+    static int settle(void *comm) {
+        int state = 7;
+        while (state == 7) DO(ncclCommGetAsyncError(comm, &state));
+        return state;
+    }
+
+    Devices(u32 seed, u32 world, std::vector<std::vector<float>> values) : all(world) {
+        setenv("VAECF_EMULATOR_DEVICES", std::to_string(world).c_str(), 1);
+        begin(seed);
+        struct {
+            size_t size = 24;
+            u32 magic = 0xcafebeef, version = 21400;
+            int blocking = 0, padding = 0;
+        } config;
+        UniqueId id;
+        DO(ncclGetUniqueId(&id));
+        for (u32 rank = 0; rank < world; ++rank) {
+            Each &each = all[rank];
+            DO(cuDevicePrimaryCtxRetain(&each.context, int(rank)));
+            enter(rank);
+            DO(cuStreamCreate(&each.stream, 1));
+            DO(cuStreamCreate(&each.other, 1));
+            each.x = upload(values[rank]);
+            EXPECT(7, ncclCommInitRankConfig(&each.comm, int(world), id, int(rank), &config));
+        }
+        for (Each &each : all) EXPECT(0, settle(each.comm));
+        unsetenv("VAECF_EMULATOR_DEVICES");
+    }
+
+    void sum(u32 rank, size_t count, int type = 7) {
+        enter(rank);
+        EXPECT(7, ncclAllReduce(all[rank].x, all[rank].x, count, type, 0, all[rank].comm, all[rank].stream));
+        EXPECT(0, settle(all[rank].comm));
+    }
+
+    ~Devices() {
+        for (Each &each : all) {
+            if (!current_failed) EXPECT(0, ncclCommFinalize(each.comm));
+            DO(ncclCommDestroy(each.comm));
+        }
+    }
+};
+
+void sums() {
+    check("a sum is in the order of ranks, and of the type that it travels in", [] {
+        for (u32 seed = 1; seed <= 20; ++seed) {
+            Devices devices(seed, 3, {{1e8f, 1, 2}, {1, 2, 3}, {-1e8f, 4, 5}});
+            for (u32 rank = 0; rank < 3; ++rank) devices.sum(rank, 2);
+            for (u32 rank = 0; rank < 3; ++rank) {
+                devices.enter(rank);
+                DO(cuCtxSynchronize());
+                SURE(download<float>(devices.all[rank].x, 3) == std::vector<float>({0, 7, rank == 2 ? 5.0f : 2.0f + rank}));
+            }
+        }
+        // 2048 + 1 is 2048 in half precision, and 256 + 1 is 256 in that of 8 bits.
+        const auto pair = [](u16 low, u16 high) { return float_of(u32(high) << 16 | low); };
+        for (int type : {6, 9}) {
+            const u16 large = type == 6 ? 0x6800 : 0x4380, one = type == 6 ? 0x3c00 : 0x3f80;
+            Devices devices(1, 3, {{pair(large, one)}, {pair(one, one)}, {pair(one, one)}});
+            for (u32 rank = 0; rank < 3; ++rank) devices.sum(rank, 2, type);
+            devices.enter(1);
+            DO(cuCtxSynchronize());
+            SURE(download<u16>(devices.all[1].x, 2) == std::vector<u16>({large, u16(type == 6 ? 0x4200 : 0x4040)}));
+        }
+    });
+    check("what is passed on is that of its root", [] {
+        for (int root = 0; root < 2; ++root) {
+            Devices devices(3, 2, {{1, 2}, {3, 4}});
+            for (u32 rank = 0; rank < 2; ++rank) {
+                const auto &each = devices.all[rank];
+                devices.enter(rank);
+                EXPECT(7, ncclBroadcast(each.x, each.x, 4, 0, root, each.comm, each.stream));
+                EXPECT(0, Devices::settle(each.comm));
+            }
+            for (u32 rank = 0; rank < 2; ++rank) {
+                devices.enter(rank);
+                DO(cuCtxSynchronize());
+                SURE(download<float>(devices.all[rank].x, 2) ==
+                     std::vector<float>({root == 0 ? 1.0f : 3.0f, rank == 0 ? 2.0f : 4.0f}));
+            }
+        }
+    });
+    check("sums within graphs, one thread a device", [] {
+        for (u32 seed = 1; seed <= 10; ++seed) {
+            Devices devices(seed, 2, {std::vector<float>(16, 1), std::vector<float>(16, 2)});
+            std::vector<std::thread> threads;
+            std::atomic<int> wrong{0};
+            for (u32 rank = 0; rank < 2; ++rank) {
+                threads.emplace_back([&, rank] {
+                    const auto &each = devices.all[rank];
+                    void *fork, *join, *graph, *executable;
+                    wrong += cuCtxSetCurrent(each.context) + cuEventCreate(&fork, 2) + cuEventCreate(&join, 2);
+                    wrong += cuStreamBeginCapture_v2(each.other, 2) + cuEventRecord(fork, each.other) +
+                             cuStreamWaitEvent(each.stream, fork, 0);
+                    wrong += ncclAllReduce(each.x, each.x, 16, 7, 0, each.comm, each.stream) != 7;
+                    wrong += Devices::settle(each.comm);
+                    wrong += cuEventRecord(join, each.stream) + cuStreamWaitEvent(each.other, join, 0);
+                    wrong += cuStreamEndCapture(each.other, &graph) + cuGraphInstantiateWithFlags(&executable, graph, 0);
+                    for (int turn = 0; turn < 3; ++turn) wrong += cuGraphLaunch(executable, each.other);
+                    wrong += cuStreamSynchronize(each.other);
+                    std::vector<float> all(16);
+                    wrong += cuMemcpyDtoH_v2(all.data(), each.x, 64);
+                    // 1 + 2, then twice the double.
+                    for (float x : all) wrong += x != 12;
+                    wrong += cuGraphExecDestroy(executable) + cuGraphDestroy(graph);
+                });
+            }
+            for (std::thread &thread : threads) thread.join();
+            SURE(wrong == 0);
+        }
+    });
+    check("a missing wait for a sum shows under some seed, and a wait is kept under all", [] {
+        bool written = false, none = false, unsummed = false;
+        for (u32 seed = 1; seed <= 100; ++seed) {
+            for (bool waits : {false, true}) {
+                Devices devices(seed, 1, {{5}});
+                const auto &each = devices.all[0];
+                void *event;
+                const u64 y = allocate(4);
+                DO(cuEventCreate(&event, 2));
+                DO(cuMemsetD32Async(each.x, 0x40000000, 1, each.other)); // 2
+                DO(cuEventRecord(event, each.other));
+                if (waits) DO(cuStreamWaitEvent(each.stream, event, 0));
+                devices.sum(0, 1);
+                DO(cuEventRecord(event, each.stream));
+                if (waits) DO(cuStreamWaitEvent(each.other, event, 0));
+                DO(cuMemcpyDtoDAsync_v2(y, each.x, 4, each.other));
+                const int result = cuCtxSynchronize();
+                if (waits) {
+                    EXPECT(0, result);
+                    SURE(download<float>(y, 1)[0] == 2);
+                } else if (result != 0) {
+                    SURE(result == 719 && strstr(vaecf_emulator_last_fault(), "while it was under way") != nullptr);
+                    written = true;
+                }
+            }
+            // Of two members, whose sum is 7.
+            Devices devices(seed, 2, {{5}, {2}});
+            const u64 y = allocate(4);
+            devices.sum(0, 1);
+            devices.sum(1, 1);
+            DO(cuMemcpyDtoDAsync_v2(y, devices.all[1].x, 4, devices.all[1].other));
+            DO(cuCtxSynchronize());
+            const float read = download<float>(y, 1)[0];
+            none |= read != read;
+            unsummed |= read == 2;
+            SURE(read != read || read == 2 || read == 7);
+        }
+        SURE(written && none && unsummed);
+    });
+    check("a call is in no queue before it has ended", [] {
+        bool differs = false;
+        for (u32 seed = 1; seed <= 20; ++seed) {
+            Devices devices(seed, 1, {{5}});
+            const auto &each = devices.all[0];
+            EXPECT(7, ncclAllReduce(each.x, each.x, 1, 7, 0, each.comm, each.stream));
+            EXPECT(4, ncclAllReduce(each.x, each.x, 1, 7, 0, each.comm, each.stream));
+            differs |= cuStreamQuery(each.stream) == 0;
+            EXPECT(0, Devices::settle(each.comm));
+            DO(cuCtxSynchronize());
+        }
+        SURE(differs);
+    });
+    check("what the library finds wrong", [] {
+        {
+            Devices devices(1, 2, {{1, 2}, {3, 4}});
+            devices.sum(0, 2);
+            devices.sum(1, 1);
+            EXPECT(719, cuCtxSynchronize());
+            SURE(strstr(vaecf_emulator_last_fault(), "meets another collective of rank") != nullptr);
+        }
+        {
+            Devices devices(1, 1, {{1, 2}});
+            devices.sum(0, 3);
+            EXPECT(700, cuCtxSynchronize());
+            SURE(strstr(vaecf_emulator_last_fault(), "ncclAllReduce: 12 bytes from") != nullptr);
+        }
+        Devices devices(1, 1, {{1, 2}});
+        const auto &each = devices.all[0];
+        EXPECT(4, ncclAllReduce(each.x, each.x, 1, 7, 1, each.comm, each.stream));
+        EXPECT(4, ncclAllReduce(each.x, each.x, 1, 2, 0, each.comm, each.stream));
+        EXPECT(4, ncclBroadcast(each.x, each.x, 1, 7, 1, each.comm, each.stream));
+        void *comm;
+        int config[6] = {24, 0, 0, 21400, 0, 0};
+        EXPECT(4, ncclCommInitRankConfig(&comm, 1, UniqueId(), 0, config));
+    });
+    check("an abort ends what waits for others", [] {
+        Devices devices(1, 2, {{1}, {2}});
+        devices.sum(0, 1);
+        for (int i = 0; i < 100; ++i) SURE(cuStreamQuery(devices.all[0].stream) == 600);
+        DO(ncclCommAbort(devices.all[0].comm));
+        DO(cuCtxSynchronize());
+        devices.all[0].comm = nullptr;
+        devices.all.erase(devices.all.begin());
+    });
+}
+
 // ---- Speed ----
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -1199,5 +1421,6 @@ int main(int count, char **arguments) {
     fragments();
     driver();
     products();
+    sums();
     return failures != 0;
 }

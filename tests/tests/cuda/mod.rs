@@ -7,8 +7,10 @@ use std::path::Path;
 use vaecf_cuda::{Cuda, Options, Precision};
 use vaecf_tests::Trial;
 
-/// The emulated device: little shared memory and few processors, so that those sizes are small ones.
-pub(crate) const DEVICE: [(&str, &str); 2] = [("VAECF_EMULATOR_SHARED", "49152"), ("VAECF_EMULATOR_PROCESSORS", "4")];
+/// The emulated devices: little shared memory and few processors, so that those sizes are small ones; and as many of
+/// them as the largest group has members.
+pub(crate) const DEVICE: [(&str, &str); 3] =
+    [("VAECF_EMULATOR_SHARED", "49152"), ("VAECF_EMULATOR_PROCESSORS", "4"), ("VAECF_EMULATOR_DEVICES", "3")];
 
 /// Trials that reach what other sizes do not.
 const BEYOND: &[&str] = &[
@@ -53,6 +55,8 @@ const BEYOND: &[&str] = &[
     "agrees top_k users=2 items=2600 k=2600 data=extreme fill=huge",
     "agrees top_k users=2 items=16500 k=2500 data=integers",
     "agrees top_k users=3 items=30000 k=20 data=extreme fill=huge",
+    // More elements than all blocks pack at once.
+    "agrees group world=2 half=true items=200003 users=3 inner=4 outer=5",
 ];
 
 /// Those trials.
@@ -62,5 +66,15 @@ pub(crate) fn beyond() -> Vec<Trial> {
 
 /// The backend on the stand-ins in a folder.
 pub(crate) fn open(folder: &Path, precision: Precision, own_products: bool) -> vaecf_core::Result<Cuda> {
-    Cuda::open(&Options { precision, libraries: Some(folder.to_owned()), own_products, device: 0 })
+    open_device(folder, precision, own_products, 0)
+}
+
+/// The same for one of several devices.
+pub(crate) fn open_device(
+    folder: &Path,
+    precision: Precision,
+    own_products: bool,
+    device: u32,
+) -> vaecf_core::Result<Cuda> {
+    Cuda::open(&Options { precision, libraries: Some(folder.to_owned()), own_products, device })
 }

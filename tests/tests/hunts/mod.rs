@@ -16,7 +16,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed};
 use vaecf_core::backend::Backend;
-use vaecf_tests::{Op, Options, Outcome, Trial, plan};
+use vaecf_tests::{Op, Open, Options, Outcome, Trial, plan, run_known};
 
 /// What a child is told to run: an operation, or the line of one trial.
 const TRIALS: &str = "VAECF_MUTANT_TRIALS";
@@ -120,8 +120,9 @@ fn child(told: &Told, trials: &str) -> Result<Option<Caught>, Failed> {
     }
 }
 
-/// In a child: trials on a backend until one fails, of those that every backend is put to and of some beside them.
-pub(crate) fn hunt(backend: &mut dyn Backend, beyond: Vec<Trial>) -> ExitCode {
+/// In a child: trials on a backend until one fails, of those that every backend is put to and of some beside them. Members
+/// of groups are opened by `open`.
+pub(crate) fn hunt(backend: &mut dyn Backend, open: Option<Open<'_>>, beyond: Vec<Trial>) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let wanted = env::var(TRIALS).expect("a child is told what to run");
     let trials: Vec<Trial> = match Op::ALL.into_iter().find(|op| op.name() == wanted) {
@@ -149,7 +150,7 @@ pub(crate) fn hunt(backend: &mut dyn Backend, beyond: Vec<Trial>) -> ExitCode {
     for trial in trials {
         *begun.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         println!("{trial}");
-        if let Outcome::Failed { what, .. } = vaecf_tests::run(backend, &trial) {
+        if let Outcome::Failed { what, .. } = run_known(backend, open, &[], &trial) {
             println!("\t{}", what.replace('\n', " "));
             break;
         }

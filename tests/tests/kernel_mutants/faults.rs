@@ -260,4 +260,15 @@ const FAULTS: &[Row<Precision>] = &[
     (Op::TopK, F32, "top_k.cu", "before++ < ties", "before < ties", "ties are taken beyond what is wanted"),
     (Op::TopK, F32, "top_k.cu", "i < 256; i += THREADS) state.histogram[i] = 0;", "i < 255; i += THREADS) state.histogram[i] = 0;", "a bin of the histogram is not cleared"),
     (Op::TopK, F32, "top_k.cu", "seen.first + blockIdx.x", "blockIdx.x", "the window is ignored"),
+
+    // ---- sums that travel in half precision ----
+    (Op::Group, F16, "sums.cu", "threadIdx.x < head) out[threadIdx.x] = narrow", "threadIdx.x + 1 < head) out[threadIdx.x] = narrow", "the last number before the vectors is not packed"),
+    (Op::Group, F16, "sums.cu", "threadIdx.x < head) out[threadIdx.x] = widen", "threadIdx.x + 1 < head) out[threadIdx.x] = widen", "the last number before the vectors is not unpacked"),
+    (Op::Group, F16, "sums.cu", "rest < len) out[rest] = narrow", "rest + 1 < len) out[rest] = narrow", "the last number is not packed"),
+    (Op::Group, F16, "sums.cu", "rest < len) out[rest] = widen", "rest + 1 < len) out[rest] = widen", "the last number is not unpacked"),
+    (Op::Group, F32, "sums.cu", "both.at[4 + j] = narrow<T>(high.at[j]);", "both.at[4 + j] = narrow<T>(low.at[j]);", "half of a vector is packed twice"),
+    (Op::Group, F32, "sums.cu", "low.at[j] = widen(both.at[j]);", "low.at[j] = widen(both.at[4 + j]);", "half of a vector is unpacked twice"),
+    (Op::Group, F32, "sums.cu", "store_vector(out + 8 * i + 4, high, 4);", "", "half of a vector is not unpacked"),
+    (Op::Group, F32, "sums.cu", "i < vectors; i += stride) {\n        Vector<float> low = load", "i < smaller(stride, vectors); i += stride) {\n        Vector<float> low = load", "numbers beyond the first pass are not packed"),
+    (Op::Group, F32, "sums.cu", "i < vectors; i += stride) {\n        Vector<T> both = load", "i < smaller(stride, vectors); i += stride) {\n        Vector<T> both = load", "numbers beyond the first pass are not unpacked"),
 ];

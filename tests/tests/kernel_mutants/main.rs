@@ -20,6 +20,7 @@ use std::{
 use faults::{faults, in_source, kernel};
 use hunts::{Caught, Fault, Told};
 use libtest_mimic::Failed;
+use vaecf_core::backend::Backend;
 use vaecf_cuda::Precision;
 
 /// What a child is told: the folder of its driver, and the precision.
@@ -34,8 +35,10 @@ fn main() -> ExitCode {
     if hunts::is_child() {
         let told = |name| env::var(name).expect("a child is told what to open");
         let precision = Precision::ALL.into_iter().find(|p| p.name() == told(PRECISION)).expect("a precision");
-        let mut cuda = cuda::open(Path::new(&told(FOLDER)), precision, true).expect("the stand-ins");
-        return hunts::hunt(&mut cuda, cuda::beyond());
+        let folder = PathBuf::from(told(FOLDER));
+        let open = |device| cuda::open_device(&folder, precision, true, device);
+        let members = |rank| -> vaecf_core::Result<Box<dyn Backend>> { Ok(Box::new(open(rank)?)) };
+        return hunts::hunt(&mut open(0).expect("the stand-ins"), Some(&members), cuda::beyond());
     }
     hunts::run(faults(), Vec::new(), is_caught)
 }

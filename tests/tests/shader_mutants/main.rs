@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         let fault = faults().into_iter().nth(number.expect("a child is told which fault")).expect("a fault");
         let planted = env::var_os(PLANTED).is_some();
         let mut wgpu = open(&fault, planted).expect("the driver");
-        return hunts::hunt(&mut wgpu, wgpu::beyond(fault.on.lowered));
+        return hunts::hunt(&mut wgpu, None, wgpu::beyond(fault.on.lowered));
     }
     match Wgpu::open(&wgpu::software(DRIVER, Default::default(), Default::default())) {
         Ok(_) => hunts::run(faults(), Vec::new(), is_caught),

@@ -10,7 +10,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use vaecf_core::backend::Backend;
-use vaecf_tests::{Known, Options, Outcome, plan, run_known};
+use vaecf_tests::{Known, Open, Options, Outcome, plan, run_known};
 
 /// A backend under test.
 pub(crate) struct Subject {
@@ -23,12 +23,17 @@ pub(crate) struct Subject {
     pub(crate) runs: bool,
     /// Trials beside those of every backend.
     pub(crate) beyond: Vec<vaecf_tests::Trial>,
+    /// Opens the members of a group, where there can be one.
+    pub(crate) open: Option<Opener>,
 }
+
+/// What opens the backend of a member, by its rank.
+pub(crate) type Opener = Box<dyn Fn(u32) -> vaecf_core::Result<Box<dyn Backend>> + Send + Sync>;
 
 impl Subject {
     pub(crate) fn new<B: Backend + 'static>(name: &'static str, full: bool, backend: vaecf_core::Result<B>) -> Self {
         let backend = backend.map(|backend| Box::new(backend) as Box<dyn Backend>).map_err(|e| e.to_string());
-        Self { name, backend, full, runs: true, beyond: Vec::new() }
+        Self { name, backend, full, runs: true, beyond: Vec::new(), open: None }
     }
 }
 
@@ -46,7 +51,8 @@ pub(crate) fn run(program: &'static str, subjects: Vec<Subject>) -> ExitCode {
     let mut trials = Vec::new();
     // How many passed, by backend: one that is here and has nothing that passes is no success.
     let mut passed: Vec<(&str, Arc<AtomicUsize>)> = Vec::new();
-    for Subject { name, backend, full, runs, beyond } in subjects {
+    for Subject { name, backend, full, runs, beyond, open } in subjects {
+        let open = Arc::new(open);
         let backend = match backend {
             Ok(backend) => Arc::new(Mutex::new(backend)),
             Err(why) => {
@@ -64,10 +70,12 @@ pub(crate) fn run(program: &'static str, subjects: Vec<Subject>) -> ExitCode {
         let whole_run = |trial: &vaecf_tests::Trial| trial.to_string().contains(" training ");
         for trial in all.into_iter().filter(|trial| runs || !whole_run(trial)) {
             let (backend, known, count) = (Arc::clone(&backend), Arc::clone(&known), Arc::clone(&count));
+            let open = Arc::clone(&open);
             let line = format!("{name}: {trial}");
             trials.push(Trial::ignorable_test(line, move || {
                 let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
-                match run_known(&mut **backend, &known, &trial) {
+                match run_known(&mut **backend, open.as_ref().as_ref().map(|open| &**open as Open<'_>), &known, &trial)
+                {
                     Outcome::Passed { .. } => {
                         count.fetch_add(1, Ordering::Relaxed);
                         Ok(Completion::Completed)
