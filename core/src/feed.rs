@@ -37,6 +37,11 @@ pub enum Placement {
 /// its copy, and a backend can hold all of it in pinned memory, so that the host need not wait for the copy.
 const ENOUGH: u64 = 512 << 20;
 
+/// The same for a matrix over so many users, whose row starts are to be the smaller part of a chunk.
+pub(crate) fn enough(users: u32) -> u64 {
+    ENOUGH.max(8 * 4 * (u64::from(users) + 1))
+}
+
 /// The size of a matrix over all users of the training part, by the number of its events.
 #[derive(Clone, Copy, Debug)]
 struct Size {
@@ -100,8 +105,7 @@ pub(crate) fn place(
         }
         Placement::Auto if listed && (info.host_memory || fits() || whole <= least) => return Ok((whole, false)),
         Placement::Streamed { bytes } => bytes,
-        // Row starts are to be the smaller part of a chunk.
-        Placement::Auto => left.unwrap_or(u64::MAX).min(ENOUGH.max(8 * size.starts)).max(least),
+        Placement::Auto => left.unwrap_or(u64::MAX).min(enough(train.users())).max(least),
     };
     let room = size.events(both).min(longest);
     if room < most {

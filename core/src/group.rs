@@ -39,7 +39,7 @@ pub use threads::threads;
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Elements that are summed at once, which bounds what a sum takes beside its operand.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 
 /// The way between the members of a group, whose one end this is. A [`Group`] is made of it, and is its only caller.
 pub trait Link: Send {
