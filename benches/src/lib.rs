@@ -5,5 +5,6 @@ pub mod machine;
 pub mod measure;
 pub mod peer;
 pub mod run;
+pub mod scaling;
 pub mod synthetic;
 pub mod timed;

@@ -33,7 +33,7 @@ mod threads;
 
 pub use launch::{Launch, launched};
 pub use tcp::meet;
-pub use threads::threads;
+pub use threads::{Threads, links, threads};
 
 /// How long a member is waited for, unless the caller says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(120);

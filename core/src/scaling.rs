@@ -17,6 +17,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     evaluate, feed, group,
+    layout::Layout,
     paper::{self, Entry},
     roofline::{Cost, Limit},
     trainer::Plan,
@@ -283,10 +284,11 @@ impl Machine {
         if cut == Cut::Items {
             // The first layer's output, the maximum and the sum of each user's softmax, and the gradient of the last
             // layer's input: each is needed at once.
-            let units = u64::from(work.config.hidden.first().copied().unwrap_or(work.config.latent));
-            let last = work.config.hidden.first().map_or(u64::from(work.config.latent), |&units| units.into());
-            for numbers in [units, 2, last] {
-                parts.exposed += add(numbers * u64::from(batch) * self.master(), 1);
+            let layout = Layout::new(&work.config, items, self.info.align)?;
+            let first = layout.encoder.first().map_or(0, |layer| layer.weight.cols);
+            let last = layout.decoder.last().map_or(0, |layer| layer.weight.rows);
+            for numbers in [first, 2, last] {
+                parts.exposed += add(u64::from(numbers) * u64::from(batch) * self.master(), 1);
             }
         }
         let seconds = parts.sum();
