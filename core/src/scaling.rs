@@ -339,13 +339,21 @@ impl Machine {
         let g = f64::from(devices.div_ceil(nodes));
         let sent = 2 * u64::from(devices - 1) * bytes;
         match self.path {
-            // A ring within each node, then one of nodes for each device's part: Patarasuk and Yuan 2009, twice.
-            Path::Devices => Sum {
-                link: 2.0 * (g - 1.0) * (all / g / self.within.rate + self.within.latency),
-                network: 2.0 * (m - 1.0) * (all / m / self.between.rate + self.between.latency),
-                hosts: 0.0,
-                sent,
-            },
+            Path::Devices => {
+                // As NCCL does: a ring through all devices, or chains within nodes and a tree of nodes, which sends a
+                // little more in fewer steps.
+                let slow = nodes > 1 && (nodes == devices || self.between.rate < self.within.rate);
+                let rate = if slow { self.between.rate } else { self.within.rate };
+                let way = |bytes: f64, near: f64, far: f64| {
+                    let (link, network) = if slow { (0.0, bytes / rate) } else { (bytes / rate, 0.0) };
+                    let (near, far) = (near * self.within.latency, far * self.between.latency);
+                    Sum { link: link + near, network: network + far, hosts: 0.0, sent }
+                };
+                let crossings = if nodes > 1 { 2.0 * m.min(n - 1.0) } else { 0.0 };
+                let ring = way(2.0 * (n - 1.0) / n * all, 2.0 * (n - 1.0) - crossings, crossings);
+                let tree = way(2.0 * all, 2.0 * (g - 1.0), 2.0 * m.log2().ceil());
+                if tree.seconds() < ring.seconds() { tree } else { ring }
+            }
             // Everyone sends everyone else a part, and later its sum.
             Path::Hosts { copy } => {
                 let each = 2.0 * all / n;
@@ -378,7 +386,7 @@ impl Machine {
     fn needs(&self, work: &Work, items: u32, batch: u32, events: f64) -> Result<u64> {
         let (paper, _) = paper::paper(&self.info, events, self.fused);
         let plan = Plan::bare(&Device::new(paper), &work.config, items, work.users, batch, evaluate::BATCH)?;
-        let histories = 4 * (u64::from(work.users) + 1) + (4.0 * events * f64::from(work.users)) as u64;
+        let histories = 4 * (u64::from(work.users) + 1) + (4.0 * events * f64::from(work.users)).round() as u64;
         let most = if self.info.host_memory { u64::MAX } else { feed::enough(work.users) };
         Ok(plan.total() + histories.min(most))
     }

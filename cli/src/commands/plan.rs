@@ -403,10 +403,10 @@ impl fmt::Display for Plans {
         let giga = |rate: f64| format!("{:.4}", rate / 1e9).trim_end_matches('0').trim_end_matches('.').to_owned();
         writeln!(
             f,
-            "device    {} in {}: {:.1} TFLOP/s of products, {} GB/s of memory, {}; {}",
+            "device    {} in {}: {} TFLOP/s of products, {} GB/s of memory, {}; {}",
             self.device,
             self.precision,
-            self.products / 1e12,
+            giga(self.products / 1e3),
             giga(self.bandwidth),
             self.memory.map_or_else(|| "memory unknown".into(), bytes),
             self.rates
