@@ -30,7 +30,7 @@ makes of them is --attained, so all of it is a bound rather than a promise. docs
     after_help = "Examples:
   vaecf plan                                              1 to 64 H200, three catalogues, strong and weak scaling
   vaecf plan --devices 16 --nodes 2 --device-kind a100 --network ib-hdr --items 1000000
-  vaecf plan --batch 24576 --attained 0.7 --sums-in-half
+  vaecf plan --batch 24576 --attained 0.7 --half-sums
   vaecf plan --products 300 --bandwidth 2000 --memory 48 --link pcie4 --network 25gbe --adapters 1
   vaecf plan --items 10000000 --cut items                 every device with a part of the items; only planned
   vaecf plan --measure --backend cpu --batch 500          devices like the one of this machine"
@@ -80,7 +80,7 @@ pub(crate) struct Plan {
     hosts: Option<Wire>,
     /// Sums travel in half precision
     #[arg(long, conflicts_with = "hosts")]
-    sums_in_half: bool,
+    half_sums: bool,
     /// Items of the catalogue; several numbers by commas
     #[arg(long, value_name = "N", default_value = "20108,1000000,10000000", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(2..=2_147_483_647))]
     items: Vec<u32>,
@@ -260,7 +260,7 @@ impl Plan {
                 events: self.events,
                 batch: self.batch,
                 dropout: TrainConfig::paper().dropout,
-                half: self.sums_in_half,
+                half: self.half_sums,
             };
             let parameters = vaecf_core::layout::Layout::new(&work.config, items, 1)?.count();
             for scaling in &self.scaling {
