@@ -5,12 +5,12 @@
 use std::path::PathBuf;
 
 use vaecf_benches::{scaling, synthetic};
-use vaecf_core::{Error, Result, config::ModelConfig, files, group};
+use vaecf_core::{Error, Result, config::ModelConfig, files};
 
 fn main() -> Result<()> {
     let options = scaling::Options {
         worlds: vec![1, 2, 4],
-        carriers: vec![("threads", |world| Ok(group::threads(world, group::LIMIT)))],
+        carriers: vec![("threads", scaling::over_threads), ("TCP", scaling::over_tcp)],
         lens: vec![16, 1 << 14, 1 << 18, 1 << 22],
         batch: 500,
         threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,7 +1,7 @@
 //! Several members on this machine, each with its share of the cores: what a sum over the group takes, and a step, beside
 //! what was predicted.
 
-use std::{fmt, thread, time::Instant};
+use std::{fmt, net::TcpListener, panic::resume_unwind, thread, time::Instant};
 
 use serde::Serialize;
 use vaecf_core::{
@@ -25,6 +25,32 @@ const SUMMED: u64 = 1 << 22;
 
 /// Makes a group of so many members, which carries what it says.
 pub type Carrier = (&'static str, fn(u32) -> Result<Vec<Group>>);
+
+/// Members that are threads of this process, and hand each other what they have in its memory.
+///
+/// # Errors
+/// None; the type is that of all carriers.
+pub fn over_threads(world: u32) -> Result<Vec<Group>> {
+    Ok(group::threads(world, group::LIMIT))
+}
+
+/// Threads of this process that speak TCP through the machine's own interface.
+///
+/// # Errors
+/// Where no port is free, or members do not find each other.
+pub fn over_tcp(world: u32) -> Result<Vec<Group>> {
+    let failed = |e: std::io::Error| Error::failure(format!("no port of this machine could be had: {e}"));
+    // Whoever takes the port meanwhile is told of by those who meet there.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(failed)?;
+    let place = free.to_string();
+    thread::scope(|scope| {
+        let place = &place;
+        let meeting: Vec<_> =
+            (0..world).map(|rank| scope.spawn(move || group::meet(rank, world, place, group::LIMIT))).collect();
+        let ended = meeting.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.collect()
+    })
+}
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -180,8 +206,7 @@ fn at_once<M: Send>(members: &mut [M], part: impl Fn(&mut M) -> Result<f64> + Sy
     let part = &part;
     thread::scope(|scope| {
         let running: Vec<_> = members.iter_mut().map(|member| scope.spawn(move || part(member))).collect();
-        let mut ended =
-            running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let mut ended = running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         ended.try_fold(0.0, |most, seconds| Ok(f64::max(most, seconds?)))
     })
 }
@@ -201,6 +226,7 @@ fn sums(lens: &[u64], options: &Options) -> Result<Vec<Sum>> {
                 let sent = 2.0 * f64::from(members - 1) * bytes as f64 / f64::from(members);
                 sums.push(Sum { carrier, members, bytes, seconds, rate: sent / seconds.median });
             }
+            at_once(&mut group, |group| group.clone().leave().map(|()| 0.0))?;
         }
     }
     Ok(sums)

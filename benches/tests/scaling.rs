@@ -327,7 +327,7 @@ proptest! {
 fn the_bench_of_scaling() {
     let options = measured::Options {
         worlds: vec![1, 2, 4],
-        carriers: vec![("threads", |world| Ok(group::threads(world, LIMIT)))],
+        carriers: vec![("threads", measured::over_threads), ("TCP", measured::over_tcp)],
         lens: vec![16],
         batch: 20,
         threads: 2,
@@ -335,7 +335,7 @@ fn the_bench_of_scaling() {
         rounds: 1,
     };
     let figures = measured::run(&config(&[24]), &data(), &options).unwrap();
-    assert_eq!(figures.sums.iter().map(|sum| sum.members).collect::<Vec<_>>(), [2, 2, 4, 4]);
+    assert_eq!(figures.sums.iter().map(|sum| sum.members).collect::<Vec<_>>(), [2, 2, 4, 4, 2, 2, 4, 4]);
     let members: Vec<_> = figures.steps.iter().map(|step| (step.members, step.threads)).collect();
     assert_eq!(members, [(1, 2), (2, 1), (4, 1)]);
     assert!(figures.steps.iter().all(|step| step.seconds.median > 0.0 && step.predicted.seconds > 0.0));
