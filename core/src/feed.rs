@@ -141,7 +141,7 @@ pub(crate) struct Feed {
 }
 
 enum Data {
-    Resident(DeviceMatrix),
+    Resident(Box<DeviceMatrix>),
     Streamed(Box<Stream>),
 }
 
@@ -186,7 +186,7 @@ impl Feed {
     ) -> Result<Self> {
         let part = (device.group().rank(), device.group().world());
         let data = match streamed {
-            None => Data::Resident(device.matrix(train)?),
+            None => Data::Resident(Box::new(device.matrix(train)?)),
             Some(bytes) => {
                 train.check()?;
                 let room = Size::new(train, device.info()).events(bytes);
