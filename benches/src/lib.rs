@@ -4,7 +4,7 @@ pub mod gemm;
 pub mod machine;
 pub mod measure;
 pub mod peer;
-pub mod roofline;
 pub mod run;
+pub mod scaling;
 pub mod synthetic;
 pub mod timed;

@@ -1,6 +1,6 @@
 //! Medians, and the users per second of training and inference.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use serde::Serialize;
 use vaecf_core::{
@@ -8,6 +8,7 @@ use vaecf_core::{
     backend::Graph,
     config::{ModelConfig, TrainConfig},
     device::{Device, DeviceMatrix, UserList},
+    group::share,
     matrix::Matrix,
     model::{Model, NoiseConfig, RunState, Workspace},
     popularity::Popularity,
@@ -47,13 +48,16 @@ pub struct Bench {
     run: RunState,
     config: TrainConfig,
     batch: u32,
+    /// The part of a batch that falls to this member of the device's group.
+    part: Range<u32>,
     k: u32,
     update: u32,
     graph: Option<Graph>,
 }
 
 impl Bench {
-    /// A fresh model on a device.
+    /// A fresh model on a device, for batches of `batch` users. Members of a group do the same at the same time, each on
+    /// its part of the batches in training, and for itself in inference.
     ///
     /// # Errors
     /// What the device reports, or that its lists are too short.
@@ -63,7 +67,8 @@ impl Bench {
         let data = device.matrix(matrix)?;
         let order = device.user_list(matrix.users(), &data)?;
         order.write(0, &random::permutation(train.seed, stream::ORDER, 0, matrix.users()))?;
-        let space = Workspace::new(&model, batch, 0)?;
+        let part = share(batch, device.group().rank(), device.group().world());
+        let space = Workspace::new(&model, part.end - part.start, 0)?;
         let ranking = [Workspace::new(&model, batch, k)?, Workspace::new(&model, batch, k)?];
         if ranking[0].batch() < batch {
             return Err(Error::usage(format!(
@@ -72,7 +77,7 @@ impl Bench {
             )));
         }
         let run = RunState::new(&model, &space, matrix.users())?;
-        Ok(Self { model, data, order, space, ranking, run, config: train, batch, k, update: 0, graph: None })
+        Ok(Self { model, data, order, space, ranking, run, config: train, batch, part, k, update: 0, graph: None })
     }
 
     /// The model.
@@ -95,7 +100,7 @@ impl Bench {
     pub fn train(&mut self, steps: usize, replayed: bool) -> Result<f64> {
         let noise = NoiseConfig { seed: self.config.seed, dropout: self.config.dropout };
         let device = self.model.device().clone();
-        let rows = self.data.listed(&self.order, 0, self.batch);
+        let rows = self.data.listed(&self.order, self.part.start, self.part.end - self.part.start);
         if replayed && self.graph.is_none() {
             let mut queue = device.queue();
             // What a device prepares with a first call is no part of a recording.

@@ -11,6 +11,7 @@ use vaecf_core::{
     dataset::Dataset,
     device::Device,
     matrix::Matrix,
+    roofline::{Cost, Limit},
     trainer::{Observer, Placement, Plan, Trainer},
 };
 
@@ -19,7 +20,6 @@ use crate::{
     machine::Machine,
     measure::{Bench, Latency, Median, latency},
     peer::Peer,
-    roofline::{Cost, Limit},
     timed::{Time, Timed, Times},
 };
 
@@ -335,13 +335,13 @@ fn operations(
     let row = |time: Time| {
         let seconds = Median::of(time.seconds.clone()).median;
         Operation {
-            name: time.name,
-            shape: time.shape,
+            name: time.call.name,
+            shape: time.call.shape,
             calls: time.seconds.len() as f64 / steps as f64,
             milliseconds: 1e3 * seconds,
-            cost: time.cost,
+            cost: time.call.cost,
             attained: ceilings.map(|limits| {
-                let (least, limit) = time.cost.least(limits);
+                let (least, limit) = time.call.cost.least(limits);
                 (least / seconds, limit)
             }),
         }

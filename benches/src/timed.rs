@@ -9,9 +9,8 @@ use std::{
 use vaecf_core::{
     backend::{Backend, Buf, Curve, Decode, Info, Likelihood, MARKS, Mark, Mat, Noise, Result, Rows},
     forward_backend,
+    roofline::{Call, Costs},
 };
-
-use crate::roofline::{Cost, Costs};
 
 /// What each operation took, in the order of the first calls; complete after a `sync`.
 pub type Times = Arc<Mutex<Vec<Time>>>;
@@ -19,13 +18,9 @@ pub type Times = Arc<Mutex<Vec<Time>>>;
 /// An operation at one shape.
 #[derive(Clone, Debug)]
 pub struct Time {
-    /// Its name in the contract.
-    pub name: &'static str,
-    /// Rows of the batch, or elements of the arena, and the sizes on both sides.
-    pub shape: String,
-    /// What a call costs at the least.
-    pub cost: Cost,
-    /// Seconds of each call.
+    /// What it is, and what it costs at the least.
+    pub call: Call,
+    /// Seconds of each time that it was called.
     pub seconds: Vec<f64>,
 }
 
@@ -47,11 +42,11 @@ impl<B: Backend> Timed<B> {
         (Self { inner, costs, marks, times: Arc::clone(&times), pending: Vec::new() }, times)
     }
 
-    fn time(&mut self, name: &'static str, shape: String, cost: Cost, op: impl FnOnce(&mut B) -> Result) -> Result {
+    fn time(&mut self, call: Call, op: impl FnOnce(&mut B) -> Result) -> Result {
         let place = {
             let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-            times.iter().position(|time| time.name == name && time.shape == shape).unwrap_or_else(|| {
-                times.push(Time { name, shape, cost, seconds: Vec::new() });
+            times.iter().position(|time| time.call == call).unwrap_or_else(|| {
+                times.push(Time { call, seconds: Vec::new() });
                 times.len() - 1
             })
         };
@@ -85,10 +80,6 @@ impl<B: Backend> Timed<B> {
     }
 }
 
-fn sizes<const N: usize>(sizes: [u32; N]) -> String {
-    sizes.map(|size| size.to_string()).join(" x ")
-}
-
 impl<B: Backend> Backend for Timed<B> {
     forward_backend! { self, self.inner;
         alloc free upload download logits_rows scratch longest_list mark seconds ceilings invite join all_reduce broadcast
@@ -105,32 +96,28 @@ impl<B: Backend> Backend for Timed<B> {
         self.settle()
     }
     fn encode_sparse(&mut self, x: Rows, w: Mat, b: Mat, curve: Curve, noise: Noise, step: Buf, y: Mat) -> Result {
-        let cost = self.costs.keeping(noise.keep).encode_sparse(x, w, y);
-        let shape = sizes([x.count, w.rows, w.cols]);
-        self.time("encode_sparse", shape, cost, |i| i.encode_sparse(x, w, b, curve, noise, step, y))
+        let call = self.costs.keeping(noise.keep).encode_sparse(x, w, y);
+        self.time(call, |i| i.encode_sparse(x, w, b, curve, noise, step, y))
     }
     fn encode_sparse_grad(&mut self, x: Rows, dy: Mat, noise: Noise, step: Buf, dw: Mat, db: Mat) -> Result {
-        let cost = self.costs.encode_sparse_grad(x, dy, dw);
-        let shape = sizes([x.count, dw.rows, dw.cols]);
-        self.time("encode_sparse_grad", shape, cost, |i| i.encode_sparse_grad(x, dy, noise, step, dw, db))
+        let call = self.costs.encode_sparse_grad(x, dy, dw);
+        self.time(call, |i| i.encode_sparse_grad(x, dy, noise, step, dw, db))
     }
     fn linear(&mut self, x: Mat, w: Mat, b: Mat, curve: Curve, y: Mat) -> Result {
-        let cost = self.costs.linear(x, w, y);
-        self.time("linear", sizes([x.rows, x.cols, y.cols]), cost, |i| i.linear(x, w, b, curve, y))
+        let call = self.costs.linear(x, w, y);
+        self.time(call, |i| i.linear(x, w, b, curve, y))
     }
     fn linear_grad_weight(&mut self, x: Mat, dy: Mat, dw: Mat, db: Mat) -> Result {
-        let cost = self.costs.linear_grad_weight(x, dy, dw);
-        let shape = sizes([x.rows, dw.rows, dw.cols]);
-        self.time("linear_grad_weight", shape, cost, |i| i.linear_grad_weight(x, dy, dw, db))
+        let call = self.costs.linear_grad_weight(x, dy, dw);
+        self.time(call, |i| i.linear_grad_weight(x, dy, dw, db))
     }
     fn linear_grad_input(&mut self, dy: Mat, w: Mat, x: Mat, curve: Curve, dx: Mat) -> Result {
-        let cost = self.costs.linear_grad_input(dy, w, dx);
-        let shape = sizes([dy.rows, dx.cols, dy.cols]);
-        self.time("linear_grad_input", shape, cost, |i| i.linear_grad_input(dy, w, x, curve, dx))
+        let call = self.costs.linear_grad_input(dy, w, dx);
+        self.time(call, |i| i.linear_grad_input(dy, w, x, curve, dx))
     }
     fn sample_latent(&mut self, x: Rows, stats: Mat, noise: Noise, step: Buf, z: Mat, kl: Mat) -> Result {
-        let cost = self.costs.sample_latent(stats, z);
-        self.time("sample_latent", sizes([x.count, z.cols]), cost, |i| i.sample_latent(x, stats, noise, step, z, kl))
+        let call = self.costs.sample_latent(stats, z);
+        self.time(call, |i| i.sample_latent(x, stats, noise, step, z, kl))
     }
     fn sample_latent_grad(
         &mut self,
@@ -142,23 +129,20 @@ impl<B: Backend> Backend for Timed<B> {
         scale: Buf,
         dstats: Mat,
     ) -> Result {
-        let cost = self.costs.sample_latent_grad(stats, dz);
-        self.time("sample_latent_grad", sizes([x.count, dz.cols]), cost, |i| {
-            i.sample_latent_grad(x, stats, dz, noise, step, scale, dstats)
-        })
+        let call = self.costs.sample_latent_grad(stats, dz);
+        self.time(call, |i| i.sample_latent_grad(x, stats, dz, noise, step, scale, dstats))
     }
     fn likelihood(&mut self, x: Rows, kind: Likelihood, logits: Mat, step: Buf, scale: Buf, loss: Mat) -> Result {
-        let cost = self.costs.likelihood(x, logits);
-        let shape = sizes([x.count, logits.cols]);
-        self.time("likelihood", shape, cost, |i| i.likelihood(x, kind, logits, step, scale, loss))
+        let call = self.costs.likelihood(x, logits);
+        self.time(call, |i| i.likelihood(x, kind, logits, step, scale, loss))
     }
     fn adam(&mut self, w: Buf, dw: Buf, m: Buf, v: Buf, len: u64, decayed: u64, step: Buf, scale: Buf) -> Result {
-        let cost = self.costs.adam(len);
-        self.time("adam", len.to_string(), cost, |i| i.adam(w, dw, m, v, len, decayed, step, scale))
+        let call = self.costs.adam(len);
+        self.time(call, |i| i.adam(w, dw, m, v, len, decayed, step, scale))
     }
     fn top_k(&mut self, scores: Mat, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
-        let cost = self.costs.top_k(scores, seen, k);
-        self.time("top_k", sizes([scores.rows, scores.cols]), cost, |i| i.top_k(scores, seen, k, items, values))
+        let call = self.costs.top_k(scores, seen, k);
+        self.time(call, |i| i.top_k(scores, seen, k, items, values))
     }
     fn decode_loss_grad(
         &mut self,
@@ -172,15 +156,11 @@ impl<B: Backend> Backend for Timed<B> {
         db: Mat,
         dg: Mat,
     ) -> Result {
-        let cost = self.costs.decode_loss_grad(x, decode);
-        let shape = sizes([x.count, decode.g.cols, decode.w.cols]);
-        self.time("decode_loss_grad", shape, cost, |i| {
-            i.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg)
-        })
+        let call = self.costs.decode_loss_grad(x, decode);
+        self.time(call, |i| i.decode_loss_grad(x, decode, kind, step, scale, loss, dw, db, dg))
     }
     fn recommend(&mut self, decode: Decode, seen: Rows, k: u32, items: Buf, values: Buf) -> Result {
-        let cost = self.costs.recommend(decode, seen, k);
-        let shape = sizes([decode.g.rows, decode.g.cols, decode.w.cols]);
-        self.time("recommend", shape, cost, |i| i.recommend(decode, seen, k, items, values))
+        let call = self.costs.recommend(decode, seen, k);
+        self.time(call, |i| i.recommend(decode, seen, k, items, values))
     }
 }

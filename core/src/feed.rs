@@ -37,6 +37,11 @@ pub enum Placement {
 /// its copy, and a backend can hold all of it in pinned memory, so that the host need not wait for the copy.
 const ENOUGH: u64 = 512 << 20;
 
+/// The same for a matrix over so many users, whose row starts are to be the smaller part of a chunk.
+pub(crate) fn enough(users: u32) -> u64 {
+    ENOUGH.max(8 * 4 * (u64::from(users) + 1))
+}
+
 /// The size of a matrix over all users of the training part, by the number of its events.
 #[derive(Clone, Copy, Debug)]
 struct Size {
@@ -100,8 +105,7 @@ pub(crate) fn place(
         }
         Placement::Auto if listed && (info.host_memory || fits() || whole <= least) => return Ok((whole, false)),
         Placement::Streamed { bytes } => bytes,
-        // Row starts are to be the smaller part of a chunk.
-        Placement::Auto => left.unwrap_or(u64::MAX).min(ENOUGH.max(8 * size.starts)).max(least),
+        Placement::Auto => left.unwrap_or(u64::MAX).min(enough(train.users())).max(least),
     };
     let room = size.events(both).min(longest);
     if room < most {
@@ -137,7 +141,7 @@ pub(crate) struct Feed {
 }
 
 enum Data {
-    Resident(DeviceMatrix),
+    Resident(Box<DeviceMatrix>),
     Streamed(Box<Stream>),
 }
 
@@ -182,7 +186,7 @@ impl Feed {
     ) -> Result<Self> {
         let part = (device.group().rank(), device.group().world());
         let data = match streamed {
-            None => Data::Resident(device.matrix(train)?),
+            None => Data::Resident(Box::new(device.matrix(train)?)),
             Some(bytes) => {
                 train.check()?;
                 let room = Size::new(train, device.info()).events(bytes);

@@ -33,13 +33,13 @@ mod threads;
 
 pub use launch::{Launch, launched};
 pub use tcp::meet;
-pub use threads::threads;
+pub use threads::{Threads, links, threads};
 
 /// How long a member is waited for, unless the caller says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Elements that are summed at once, which bounds what a sum takes beside its operand.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 
 /// The way between the members of a group, whose one end this is. A [`Group`] is made of it, and is its only caller.
 pub trait Link: Send {

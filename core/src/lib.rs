@@ -52,6 +52,7 @@ pub mod math;
 pub mod matrix;
 pub mod metrics;
 pub mod model;
+pub mod paper;
 pub mod plugin;
 pub mod popularity;
 #[cfg(feature = "files")]
@@ -63,6 +64,8 @@ pub mod random;
 pub mod ratings;
 pub mod recommend;
 pub mod report;
+pub mod roofline;
+pub mod scaling;
 pub mod schedule;
 pub mod split;
 pub mod tensors;

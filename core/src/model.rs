@@ -69,7 +69,8 @@ impl Model {
         Ok(model)
     }
 
-    fn blank(device: &Device, config: &ModelConfig, items: u32) -> Result<Self> {
+    /// A model of zeros.
+    pub(crate) fn blank(device: &Device, config: &ModelConfig, items: u32) -> Result<Self> {
         let layout = Layout::new(config, items, device.info().align)?;
         let weights = device.alloc(Role::Weight, layout.len)?;
         Ok(Self { config: config.clone(), layout, items, weights, device: device.clone() })

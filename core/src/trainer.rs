@@ -70,52 +70,62 @@ impl Plan {
         data: &Dataset,
         placement: Placement,
     ) -> Result<Self> {
-        let info = device.info();
-        let layout = Layout::new(config, data.train.items(), info.align)?;
-        let master = match info.master {
-            Master::F32 => 4,
-            Master::F64 => 8,
-        };
         // Of a batch a member has a share.
         let batch = train.batch.min(data.train.users()).div_ceil(device.group().world());
-        let wide = |n: u32| u64::from(padded(n, info.align));
-        // Every layer's output but the last, with its gradient; the latent sample likewise.
-        let units: u64 =
-            layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(data.train.items()) + wide(config.latent);
         let validation = data.validation.as_ref().map(|p| &p.history);
         let rows = |m: &crate::matrix::Matrix| {
             4 * (m.events() * if m.values().is_some() { 2 } else { 1 } + u64::from(m.users()) + 1)
         };
         // Validation ranks with a workspace of its own.
-        let judged = validation.map_or(0, |m| u64::from(evaluate::BATCH.min(m.users())));
-        let logits =
-            |batch: u64| u64::from(device.logits_rows(batch as u32, data.train.items())) * wide(data.train.items());
-        let act = (2 * u64::from(batch) + judged) * units
-            + logits(u64::from(batch))
+        let judged = validation.map_or(0, |m| evaluate::BATCH.min(m.users()));
+        let mut plan = Self::bare(device, config, data.train.items(), data.train.users(), batch, judged)?;
+        plan.data += validation.map_or(0, rows);
+        let left = plan.available.map(|available| available.saturating_sub(plan.total()));
+        let (bytes, streamed) = feed::place(placement, device.info(), device.longest_list(), &data.train, batch, left)?;
+        plan.data += bytes;
+        plan.streamed = streamed.then_some(bytes);
+        Ok(plan)
+    }
+
+    /// The plan without the histories: of shares of `batch` users in training, and rankings of `judged` users at once.
+    pub(crate) fn bare(
+        device: &Device,
+        config: &ModelConfig,
+        items: u32,
+        users: u32,
+        batch: u32,
+        judged: u32,
+    ) -> Result<Self> {
+        let info = device.info();
+        let layout = Layout::new(config, items, info.align)?;
+        let master = match info.master {
+            Master::F32 => 4,
+            Master::F64 => 8,
+        };
+        let wide = |n: u32| u64::from(padded(n, info.align));
+        // Every layer's output but the last, with its gradient; the latent sample likewise.
+        let units: u64 = layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(items) + wide(config.latent);
+        let logits = |batch: u32| u64::from(device.logits_rows(batch, items)) * wide(items);
+        let act = (2 * u64::from(batch) + u64::from(judged)) * units
+            + logits(batch)
             + if judged > 0 { logits(judged) } else { 0 };
-        let inner = layout.layers().map(|l| l.weight.cols).filter(|&cols| cols != data.train.items()).max();
-        let scratch = device.scratch(batch, data.train.items(), inner.unwrap_or(0).max(config.latent));
+        let inner = layout.layers().map(|l| l.weight.cols).filter(|&cols| cols != items).max();
+        let scratch = device.scratch(batch, items, inner.unwrap_or(0).max(config.latent));
         // What is the host's is shared with the members beside this one.
         let share = if info.host_memory { u64::from(device.group().neighbours()) } else { 1 };
-        let available = device.memory().map(|memory| memory / share);
-        let mut plan = Self {
+        Ok(Self {
             parameters: layout.count(),
             weights: layout.len * u64::from(info.weight_bytes),
             gradients: layout.len * master,
             moments: 2 * layout.len * master,
             activations: act * u64::from(info.act_bytes) + scratch,
-            data: validation.map_or(0, rows) + 2 * u64::from(data.train.users()) * (4 + 2 * master),
+            data: 2 * u64::from(users) * (4 + 2 * master),
             streamed: None,
             // Best weights; weights, two moments.
             host: 4 * layout.count() * master,
             host_memory: info.host_memory,
-            available,
-        };
-        let left = available.map(|available| available.saturating_sub(plan.total()));
-        let (bytes, streamed) = feed::place(placement, info, device.longest_list(), &data.train, batch, left)?;
-        plan.data += bytes;
-        plan.streamed = streamed.then_some(bytes);
-        Ok(plan)
+            available: device.memory().map(|memory| memory / share),
+        })
     }
 
     /// All bytes on the device together.

@@ -7,6 +7,7 @@ mod conform;
 mod demo;
 mod doctor;
 mod evaluate;
+mod plan;
 mod prepare;
 mod recommend;
 mod train;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     /// Measure training and inference on this machine
     Bench(bench::Bench),
+    /// Compute what many devices would make of a training step
+    Plan(Box<plan::Plan>),
     /// Put a backend to the conformance suite
     Conform(conform::Conform),
     /// Show what was found on this machine
@@ -85,6 +88,7 @@ pub(crate) fn run(cli: Cli, settings: Settings, ui: &Ui) -> Done {
         Command::Recommend(command) => members::run(context, &command.several, |member| command.run(&member)),
         Command::Demo(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
+        Command::Plan(command) => command.run(&context),
         Command::Conform(command) => command.run(&context),
         Command::Doctor(command) => command.run(&context),
         Command::Completions(command) => command.run(),

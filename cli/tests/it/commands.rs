@@ -14,9 +14,19 @@ fn json(text: &str) -> Value {
 #[test]
 fn help_has_examples_everywhere() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for command in
-        ["prepare", "train", "evaluate", "compare", "recommend", "demo", "bench", "doctor", "completions", "man"]
-    {
+    for command in [
+        "prepare",
+        "train",
+        "evaluate",
+        "compare",
+        "recommend",
+        "demo",
+        "bench",
+        "plan",
+        "doctor",
+        "completions",
+        "man",
+    ] {
         for flag in ["--help", "-h"] {
             let said = run(dir.path(), &[command, flag], 0);
             assert!(
@@ -336,6 +346,60 @@ fn bench_gives_figures_for_any_shape() {
     run(dir.path(), &["bench", "--shape", "round"], 2);
     let said = run(dir.path(), &[&small[..], &["--peer", "no-such-python"]].concat(), 1);
     assert!(said.stderr.contains("no-such-python"), "{}", said.stderr);
+}
+
+#[test]
+fn plans_of_many_devices() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let table = run(dir.path(), &["plan"], 0).stdout;
+    for words in ["A forecast, not a measurement", "H200", "data sheet", "10,000,000 items", "does not fit", "products"]
+    {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    let plan = |more: &[&str]| json(&run(dir.path(), &[&["plan", "--format", "json"], more].concat(), 0).stdout);
+    let found = plan(&["--devices", "1,16", "--items", "20108,1000000", "--scaling", "strong"]);
+    assert_eq!(found["tables"].as_array().map(Vec::len), Some(2));
+    let rows = &found["tables"][0]["rows"];
+    assert_eq!((&rows[0]["nodes"], &rows[1]["nodes"]), (&1.into(), &2.into()));
+    assert_eq!((&rows[0]["efficiency"], &rows[0]["sent"]), (&1.0.into(), &0.into()));
+    let seconds = |plan: &Value, row: usize| plan["tables"][0]["rows"][row]["seconds"].as_f64().expect("seconds");
+    let one = ["--devices", "16", "--items", "20108"];
+    for slower in
+        [&["--network", "25gbe", "--adapters", "1"][..], &["--nodes", "16", "--adapters", "1"], &["--attained", "0.5"]]
+    {
+        assert!(seconds(&plan(&[&one[..], slower].concat()), 0) > seconds(&found, 1), "{slower:?}");
+    }
+    let given = plan(&["--products", "1", "--bandwidth", "100", "--memory", "1", "--link", "2@30", "--hosts", "pcie4"]);
+    assert_eq!((&given["rates"], &given["link"]["rate"]), (&"given".into(), &2e9.into()));
+    assert_eq!(given["path"]["hosts"]["copy"], 31.5e9);
+    assert!(
+        run(dir.path(), &["plan", "--cut", "items", "--device-kind", "l40s"], 0).stdout.contains("nothing trains so")
+    );
+
+    for (wrong, words) in [
+        (&["--nodes", "9", "--devices", "8"][..], "--nodes 9"),
+        (&["--precision", "f64"], "f64"),
+        (&["--precision", "bf16", "--device-kind", "v100"], "V100"),
+        (&["--hidden", "0"], "units"),
+    ] {
+        fails(dir.path(), &[&["plan"], wrong].concat(), 2, &[words]);
+    }
+    for wrong in [["--link", "string"], ["--attained", "1.5"], ["--products", "-1"], ["--model", "none"]] {
+        run(dir.path(), &[&["plan"], &wrong[..]].concat(), 2);
+    }
+}
+
+#[test]
+fn a_plan_of_devices_like_this_one() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let measure = ["plan", "--measure", "--items", "2000", "--devices", "2", "--format", "json"];
+    let plan = json(&run(dir.path(), &[&measure[..], &["--backend", "cpu", "--threads", "1"]].concat(), 0).stdout);
+    assert_eq!((&plan["rates"], &plan["precision"]), (&"measured".into(), &"f32".into()));
+    assert!(plan["path"]["hosts"]["copy"].is_null());
+    for rate in ["/products", "/bandwidth", "/link/rate", "/link/latency", "/tables/0/rows/0/parts/exposed"] {
+        assert!(plan.pointer(rate).and_then(Value::as_f64).is_some_and(|rate| rate > 0.0), "{rate}: {plan}");
+    }
+    run(dir.path(), &[&measure[..], &["--products", "1"]].concat(), 2);
 }
 
 #[test]

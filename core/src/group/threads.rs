@@ -12,8 +12,18 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A group of `world` members, in the order of ranks: one for each thread.
 pub fn threads(world: u32, limit: Duration) -> Vec<Group> {
+    if world <= 1 {
+        return vec![Group { limit, ..Group::default() }];
+    }
+    let (ends, alarm) = links(world);
+    let group = |(rank, end)| Group::new(rank, world, limit, alarm.clone(), Box::new(end)).beside(world);
+    (0..).zip(ends).map(group).collect()
+}
+
+/// The ends of the ways between `world` threads, in the order of ranks, and their alarm: what [`threads`] makes a group
+/// of.
+pub fn links(world: u32) -> (Vec<Threads>, Alarm) {
     let alarm = Alarm::default();
-    let world = world.max(1);
     let mut ends: Vec<Threads> = (0..world)
         .map(|rank| Threads { rank, to: Vec::new(), from: Vec::new(), alarm: alarm.clone(), left: false })
         .collect();
@@ -25,13 +35,11 @@ pub fn threads(world: u32, limit: Duration) -> Vec<Group> {
             ends[to].from.push(receiver);
         }
     }
-    if world == 1 {
-        return vec![Group { limit, ..Group::default() }];
-    }
-    ends.into_iter().map(|end| Group::new(end.rank, world, limit, alarm.clone(), Box::new(end)).beside(world)).collect()
+    (ends, alarm)
 }
 
-struct Threads {
+/// A thread's end.
+pub struct Threads {
     rank: u32,
     to: Vec<Sender<Vec<u8>>>,
     from: Vec<Receiver<Vec<u8>>>,

@@ -4,8 +4,11 @@
 //! fused output layer need never be in memory, so they are none of its operands. Products alone count as FLOPs; gathers,
 //! curves and sums pass unseen beside the bytes that they wait for.
 
+use std::ops::AddAssign;
+
 use serde::Serialize;
-use vaecf_core::backend::{Ceilings, Decode, Info, Master, Mat, Rows};
+
+use crate::backend::{Ceilings, Decode, Info, Master, Mat, Rows};
 
 /// Floating-point operations of products, and bytes of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -31,6 +34,30 @@ impl Cost {
     pub fn least(self, ceilings: Ceilings) -> (f64, Limit) {
         let (copy, products) = (self.bytes / ceilings.copy, self.flops / ceilings.products);
         if copy >= products { (copy, Limit::Copy) } else { (products, Limit::Products) }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, more: Self) {
+        self.flops += more.flops;
+        self.bytes += more.bytes;
+    }
+}
+
+/// An operation at one shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Its name in the contract.
+    pub name: &'static str,
+    /// Rows of the batch, or elements of the arena, and the sizes on both sides.
+    pub shape: String,
+    /// What it costs at the least.
+    pub cost: Cost,
+}
+
+impl Call {
+    fn new<const N: usize>(name: &'static str, sizes: [u32; N], flops: f64, bytes: f64) -> Self {
+        Self { name, shape: sizes.map(|size| size.to_string()).join(" x "), cost: Cost { flops, bytes } }
     }
 }
 
@@ -83,83 +110,87 @@ impl Costs {
     }
 
     /// `encode_sparse`: of the weights at most the rows of what is kept, each once.
-    pub fn encode_sparse(self, x: Rows, w: Mat, y: Mat) -> Cost {
+    pub fn encode_sparse(self, x: Rows, w: Mat, y: Mat) -> Call {
         let rows = (self.keep * self.events * f64::from(x.count)).min(f64::from(w.rows));
         let bytes = self.history(x) + rows * f64::from(w.cols) * self.weight + cells(y) * self.act;
-        Cost { flops: 0.0, bytes }
+        Call::new("encode_sparse", [x.count, w.rows, w.cols], 0.0, bytes)
     }
 
     /// `encode_sparse_grad`: every cell of the gradient is written.
-    pub fn encode_sparse_grad(self, x: Rows, dy: Mat, dw: Mat) -> Cost {
-        Cost { flops: 0.0, bytes: self.history(x) + cells(dy) * self.act + cells(dw) * self.master }
+    pub fn encode_sparse_grad(self, x: Rows, dy: Mat, dw: Mat) -> Call {
+        let bytes = self.history(x) + cells(dy) * self.act + cells(dw) * self.master;
+        Call::new("encode_sparse_grad", [x.count, dw.rows, dw.cols], 0.0, bytes)
     }
 
     /// `linear`.
-    pub fn linear(self, x: Mat, w: Mat, y: Mat) -> Cost {
+    pub fn linear(self, x: Mat, w: Mat, y: Mat) -> Call {
         let bytes = (cells(x) + cells(y)) * self.act + cells(w) * self.weight;
-        Cost { flops: product(x.rows, x.cols, y.cols), bytes }
+        Call::new("linear", [x.rows, x.cols, y.cols], product(x.rows, x.cols, y.cols), bytes)
     }
 
     /// `linear_grad_weight`.
-    pub fn linear_grad_weight(self, x: Mat, dy: Mat, dw: Mat) -> Cost {
+    pub fn linear_grad_weight(self, x: Mat, dy: Mat, dw: Mat) -> Call {
         let bytes = (cells(x) + cells(dy)) * self.act + cells(dw) * self.master;
-        Cost { flops: product(dw.rows, x.rows, dw.cols), bytes }
+        Call::new("linear_grad_weight", [x.rows, dw.rows, dw.cols], product(dw.rows, x.rows, dw.cols), bytes)
     }
 
     /// `linear_grad_input`: the slope is taken from the output of the curve.
-    pub fn linear_grad_input(self, dy: Mat, w: Mat, dx: Mat) -> Cost {
+    pub fn linear_grad_input(self, dy: Mat, w: Mat, dx: Mat) -> Call {
         let bytes = (cells(dy) + 2.0 * cells(dx)) * self.act + cells(w) * self.weight;
-        Cost { flops: product(dy.rows, dy.cols, dx.cols), bytes }
+        Call::new("linear_grad_input", [dy.rows, dx.cols, dy.cols], product(dy.rows, dy.cols, dx.cols), bytes)
     }
 
     /// `sample_latent`.
-    pub fn sample_latent(self, stats: Mat, z: Mat) -> Cost {
+    pub fn sample_latent(self, stats: Mat, z: Mat) -> Call {
         let bytes = (cells(stats) + cells(z)) * self.act + f64::from(z.rows) * self.master;
-        Cost { flops: 0.0, bytes }
+        Call::new("sample_latent", [z.rows, z.cols], 0.0, bytes)
     }
 
     /// `sample_latent_grad`.
-    pub fn sample_latent_grad(self, stats: Mat, dz: Mat) -> Cost {
-        Cost { flops: 0.0, bytes: (2.0 * cells(stats) + cells(dz)) * self.act }
+    pub fn sample_latent_grad(self, stats: Mat, dz: Mat) -> Call {
+        Call::new("sample_latent_grad", [dz.rows, dz.cols], 0.0, (2.0 * cells(stats) + cells(dz)) * self.act)
     }
 
     /// `likelihood`: logits are read and written.
-    pub fn likelihood(self, x: Rows, logits: Mat) -> Cost {
+    pub fn likelihood(self, x: Rows, logits: Mat) -> Call {
         let bytes = self.history(x) + 2.0 * cells(logits) * self.act + f64::from(x.count) * self.master;
-        Cost { flops: 0.0, bytes }
+        Call::new("likelihood", [x.count, logits.cols], 0.0, bytes)
     }
 
     /// `adam`: reads weight, gradient and two moments, writes all but the gradient.
-    pub fn adam(self, len: u64) -> Cost {
-        Cost { flops: 0.0, bytes: len as f64 * (6.0 * self.master + self.weights) }
+    pub fn adam(self, len: u64) -> Call {
+        let cost = Cost { flops: 0.0, bytes: len as f64 * (6.0 * self.master + self.weights) };
+        Call { name: "adam", shape: len.to_string(), cost }
     }
 
     /// `top_k`.
-    pub fn top_k(self, scores: Mat, seen: Rows, k: u32) -> Cost {
+    pub fn top_k(self, scores: Mat, seen: Rows, k: u32) -> Call {
         let ranked = f64::from(scores.rows) * f64::from(k) * (4.0 + self.master);
-        Cost { flops: 0.0, bytes: cells(scores) * self.act + self.history(seen) + ranked }
+        let bytes = cells(scores) * self.act + self.history(seen) + ranked;
+        Call::new("top_k", [scores.rows, scores.cols], 0.0, bytes)
     }
 
     /// `decode_loss_grad`: three products.
-    pub fn decode_loss_grad(self, x: Rows, decode: Decode) -> Cost {
+    pub fn decode_loss_grad(self, x: Rows, decode: Decode) -> Call {
         let Decode { g, w, .. } = decode;
         let bytes = self.history(x) + 2.0 * cells(g) * self.act + cells(w) * (self.weight + self.master);
-        Cost { flops: 3.0 * product(x.count, g.cols, w.cols), bytes }
+        let flops = 3.0 * product(x.count, g.cols, w.cols);
+        Call::new("decode_loss_grad", [x.count, g.cols, w.cols], flops, bytes)
     }
 
     /// `recommend`.
-    pub fn recommend(self, decode: Decode, seen: Rows, k: u32) -> Cost {
+    pub fn recommend(self, decode: Decode, seen: Rows, k: u32) -> Call {
         let Decode { g, w, .. } = decode;
         let ranked = f64::from(g.rows) * f64::from(k) * (4.0 + self.master);
         let bytes = cells(g) * self.act + cells(w) * self.weight + self.history(seen) + ranked;
-        Cost { flops: product(g.rows, g.cols, w.cols), bytes }
+        Call::new("recommend", [g.rows, g.cols, w.cols], product(g.rows, g.cols, w.cols), bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vaecf_core::backend::{Buf, Curve};
+    use crate::backend::{Buf, Curve};
 
     fn mat(rows: u32, cols: u32) -> Mat {
         Mat { buf: Buf(1), rows, cols, stride: cols, offset: 0 }
@@ -188,18 +219,18 @@ mod tests {
         let (hidden, items, users) = (600, 20_108, 500);
         let (single, half) = (Costs::new(&info(4, 4), 73.0), Costs::new(&info(2, 6), 73.0));
         let x = Rows { indptr: Buf(1), indices: Buf(1), values: Buf::NONE, users: Buf(1), first: 0, count: users };
-        assert!((single.adam(24_510_000).bytes / 1e6 - 686.0).abs() < 1.0);
+        assert!((single.adam(24_510_000).cost.bytes / 1e6 - 686.0).abs() < 1.0);
         let (g, w, b, logits) = (mat(users, hidden), mat(hidden, items), mat(1, items), mat(users, items));
         let decode = Decode { g, w, b, curve: Curve::Tanh, logits };
-        let output = single.decode_loss_grad(x, decode);
+        let output = single.decode_loss_grad(x, decode).cost;
         assert!((output.flops / f64::from(users) / 1e6 - 72.4).abs() < 0.1);
         // Weights are read as the narrow copy, and their gradient is written in full.
         let weights = f64::from(hidden) * f64::from(items);
-        let saved = output.bytes - half.decode_loss_grad(x, decode).bytes;
+        let saved = output.bytes - half.decode_loss_grad(x, decode).cost.bytes;
         assert_eq!(saved, 2.0 * (weights + 2.0 * f64::from(users) * f64::from(hidden)));
         // What dropout leaves out is not read, and no weight is read twice.
         let of = |keep, count| {
-            single.keeping(keep).encode_sparse(Rows { count, ..x }, mat(items, hidden), mat(0, 600)).bytes
+            single.keeping(keep).encode_sparse(Rows { count, ..x }, mat(items, hidden), mat(0, 600)).cost.bytes
         };
         assert_eq!(of(0.5, 2) - 4.0 * 146.0, 73.0 * 600.0 * 4.0);
         assert_eq!(of(1.0, 20_000) - 4.0 * 73.0 * 20_000.0, weights * 4.0);
