@@ -390,6 +390,18 @@ fn plans_of_many_devices() {
 }
 
 #[test]
+fn plans_in_the_documents_are_what_the_command_prints() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scaling.md");
+    let page = fs::read_to_string(page).expect("docs/scaling.md");
+    for plan in ["plan", "plan --items 1000000,10000000 --cut items --scaling strong"] {
+        assert!(page.contains(&format!("`vaecf {plan}`")), "{plan}");
+        let printed = run(dir.path(), &plan.split(' ').collect::<Vec<_>>(), 0).stdout;
+        assert!(page.contains(printed.trim_end()), "docs/scaling.md has other figures than vaecf {plan}:\n{printed}");
+    }
+}
+
+#[test]
 fn a_plan_of_devices_like_this_one() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let measure = ["plan", "--measure", "--items", "2000", "--devices", "2", "--format", "json"];
