@@ -309,6 +309,25 @@ fn one_that_ends_in_the_middle_is_named() {
 }
 
 #[test]
+fn those_who_do_not_wait_hear_of_an_end() {
+    for ending in 0..3 {
+        let place = place();
+        each(&[0, 1, 2], |rank| {
+            let group = met(rank, 3, &place, LIMIT);
+            let start = Instant::now();
+            // What a device waits for may be ended by this alone.
+            while rank != ending && !group.alarm().is_raised() {
+                assert!(start.elapsed() < SOON);
+                thread::sleep(Duration::from_millis(1));
+            }
+            if let Some(why) = group.alarm().why() {
+                says(&why, &[&format!("rank {ending} ("), "ended without a word"]);
+            }
+        });
+    }
+}
+
+#[test]
 fn one_that_is_silent_is_named() {
     let place = place();
     let errors = each(&[0, 1, 2], |rank| {
