@@ -58,7 +58,7 @@ impl Hello {
 }
 
 /// Where a member is.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Place {
     /// As rank 0 sees it; none on the host of rank 0.
     address: Option<IpAddr>,
@@ -186,21 +186,17 @@ fn gather(own: &Hello, meeting: &str, door: &mut Door, limit: Duration, deadline
         thread::sleep(Duration::from_millis(5));
     }
     let token = RandomState::new().build_hasher().finish();
-    let places = |come: &[Option<(TcpStream, Hello)>]| {
-        come.iter()
-            .map(|member| match member {
-                None => Place { address: None, port: own.port, name: own.name.clone() },
-                Some((stream, hello)) => {
-                    let address = stream.peer_addr().map(|address| address.ip().to_canonical()).ok();
-                    let address = address.filter(|address| !address.is_loopback());
-                    Place { address, port: hello.port, name: hello.name.clone() }
-                }
-            })
-            .collect::<Vec<_>>()
+    let place = |member: &Option<(TcpStream, Hello)>| match member {
+        None => Place { address: None, port: own.port, name: own.name.clone() },
+        Some((stream, hello)) => {
+            let address = stream.peer_addr().map(|address| address.ip().to_canonical()).ok();
+            let address = address.filter(|address| !address.is_loopback());
+            Place { address, port: hello.port, name: hello.name.clone() }
+        }
     };
-    let word = Word::Table { token, members: places(&come) };
+    let places: Vec<_> = come.iter().map(place).collect();
+    let word = Word::Table { token, members: places.clone() };
     come.iter().flatten().for_each(|(stream, _)| say(stream, &word));
-    let places = places(&come);
     let ends = come.into_iter().flatten().map(|(stream, hello)| (hello.rank, stream)).collect();
     Ok(Met { ends, token, places, root: None })
 }
