@@ -326,6 +326,13 @@ impl Context {
         }
     }
 
+    /// Waits for sums over the group, as long as that makes sense: before calls of the driver that may wait for all work,
+    /// for ever, and with it keep other threads from what they are waited for.
+    fn finish_sums(&self) -> Result {
+        let member = self.group.borrow().upgrade();
+        member.map_or(Ok(()), |member| member.finish())
+    }
+
     /// Makes this the context of the calling thread: calls may come from any thread, one at a time.
     pub(crate) fn enter(&self) -> Result {
         // SAFETY: the context lives as long as `self`.
@@ -342,6 +349,7 @@ impl Context {
 
     /// Bytes of the device, with unspecified contents.
     pub(crate) fn alloc(self: &Rc<Self>, bytes: u64) -> Result<Memory> {
+        self.finish_sums()?;
         let full = || Fault::OutOfMemory { device: self.properties.name.clone(), wanted: bytes };
         let mut at = 0;
         // SAFETY: writes one address, which `drop` of the memory gives back.
@@ -355,6 +363,7 @@ impl Context {
 
     /// Memory of the host that the device copies from and to by itself.
     pub(crate) fn alloc_pinned(self: &Rc<Self>, bytes: usize) -> Result<Pinned> {
+        self.finish_sums()?;
         let mut at = ptr::null_mut();
         // SAFETY: writes one address, which `drop` gives back.
         check(unsafe { sys::cuMemHostAlloc(&raw mut at, bytes, 0) })?;

@@ -154,7 +154,7 @@ impl Member {
 
     /// Leaves the group in peace, after all that was queued.
     fn leave(&self) {
-        let done = self.wait(|| Ok(self.sums_under_way()? == 0)).and_then(|()| self.stream.sync());
+        let done = self.finish().and_then(|()| self.stream.sync());
         self.forget_recordings();
         // Where this fails, the place was given back on the way.
         let left = done.and_then(|()| self.call("to leave it", Communicator::finalize));
@@ -169,6 +169,11 @@ impl Member {
         for recorded in self.recorded.borrow_mut().iter_mut().filter(|recorded| recorded.uses.sums) {
             recorded.recording = None;
         }
+    }
+
+    /// Waits for the sums under way.
+    pub(crate) fn finish(&self) -> Result {
+        self.wait(|| Ok(self.sums_under_way()? == 0))
     }
 
     /// Waits until fewer sums are under way than may be.
@@ -254,9 +259,8 @@ impl Cuda {
         self.member.clone().ok_or_else(|| Fault::Other("this device has not joined a group".into()))
     }
 
-    /// Waits for the sums under way: before calls of the driver that may wait for all work, for ever.
     pub(crate) fn finish_sums(&self) -> Result {
-        self.member.as_ref().map_or(Ok(()), |member| member.wait(|| Ok(member.sums_under_way()? == 0)))
+        self.member.as_ref().map_or(Ok(()), |member| member.finish())
     }
 
     /// Waits for all work of the group's queue.

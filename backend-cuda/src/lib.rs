@@ -421,12 +421,12 @@ impl Backend for Cuda {
 
     fn alloc(&mut self, role: Role, len: u64) -> Result<Buf> {
         self.enter()?;
-        self.finish_sums()?;
         self.table.alloc(&self.context, &self.main, self.precision, role, len)
     }
 
     fn free(&mut self, buf: Buf) {
-        let _ = self.enter();
+        // Memory is given back by a call that waits for all work.
+        let _ = (self.enter(), self.finish_sums());
         self.table.remove(buf, [&self.main, &self.second]);
     }
 
@@ -602,7 +602,6 @@ impl Backend for Cuda {
 
     fn ceilings(&mut self) -> Result<Ceilings> {
         self.enter()?;
-        self.finish_sums()?;
         self.measure_ceilings()
     }
 

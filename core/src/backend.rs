@@ -567,15 +567,15 @@ pub trait Backend: Send {
     }
 
     /// What the others of a group need to [`Backend::join`] rank 0, which is what rank 0 makes here; other ranks only
-    /// say whether they could join. A backend without collectives of its own has none, and sums pass through the
-    /// host's memory.
+    /// say whether they could join. A backend without collectives of its own, or without what these need, says so by
+    /// [`Fault::Unsupported`], and sums pass through the host's memory.
     fn invite(&mut self, _rank: u32) -> Result<Invitation> {
         Err(Fault::Unsupported("a group of several devices"))
     }
 
     /// Joins a group of devices, and returns when all of it have. What follows waits for other members no longer than
     /// the limit of `seat`, nor after its alarm; then, in this call or in the next that waits, there is a
-    /// fault. A world of one is a group, too. Not legal inside a capture.
+    /// fault, which after the alarm is [`Fault::Alarm`]. A world of one is a group, too. Not legal inside a capture.
     fn join(&mut self, _seat: Seat) -> Result {
         Err(Fault::Unsupported("a group of several devices"))
     }

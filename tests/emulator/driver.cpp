@@ -1128,6 +1128,16 @@ int vaecf_emulator_enqueue_when(void *stream, std::function<bool()> so, std::fun
     return call.result != SUCCESS ? call.result : streams.enqueue(call.stream, std::move(work), std::move(so));
 }
 
+void vaecf_emulator_progress() {
+    Call call;
+    streams.run_some(4);
+}
+
+bool vaecf_emulator_records(void *stream) {
+    StreamCall call(stream);
+    return call.result == SUCCESS && call.stream->capture;
+}
+
 unsigned vaecf_emulator_random(unsigned n) { return streams.random.below(n); }
 
 bool vaecf_emulator_holds(const void *start, u64 bytes, char *sentence) {

@@ -16,6 +16,12 @@ __attribute__((visibility("default"))) int vaecf_emulator_enqueue(void *stream, 
 __attribute__((visibility("default"))) int vaecf_emulator_enqueue_when(void *stream, std::function<bool()> so,
                                                                        std::function<emulator::Fault()> work);
 
+// Does a little of what is queued anywhere.
+__attribute__((visibility("default"))) void vaecf_emulator_progress();
+
+// Whether what is put into a stream's queue is recorded.
+__attribute__((visibility("default"))) bool vaecf_emulator_records(void *stream);
+
 // Whether all of it lies in one device allocation. `sentence`, of at least 256 bytes, gets where it starts.
 __attribute__((visibility("default"))) bool vaecf_emulator_holds(const void *start, unsigned long long bytes,
                                                                  char *sentence);

@@ -95,6 +95,7 @@ struct Member {
     u64 done = 0;                 // collectives that the device has begun
     std::function<int()> delayed; // a call that has returned and is yet to be carried out
     int asked = 0;                // how often it was asked since
+    std::shared_ptr<int> recorded = std::make_shared<int>(); // as often as graphs hold its work
 
     std::string file(const std::string &what, int of) const { return path + "." + what + "." + std::to_string(of); }
     std::string file(u64 number, int of) const { return file(std::to_string(number), of); }
@@ -268,11 +269,24 @@ Status queue(Comm *comm, const Collective &what, void *stream) {
     const auto turn = std::make_shared<Turn>();
     member->asked = 0;
     member->delayed = [member, what, turn, stream] {
+        const std::shared_ptr<int> recorded = vaecf_emulator_records(stream) ? member->recorded : nullptr;
         return vaecf_emulator_enqueue_when(
             stream, [member, what, turn] { return ready(*member, what, *turn); },
-            [member, what, turn] { return carry_out(*member, what, *turn); });
+            [member, what, turn, recorded] { return carry_out(*member, what, *turn); });
     };
     return IN_PROGRESS;
+}
+
+// As the library does, it waits for graphs that use the communicator; not for ever, but until it is certain that
+// nobody ends them.
+void wait_for_graphs(const Member &member, const char *call) {
+    for (int turn = 0; member.recorded.use_count() > 1; ++turn) {
+        vaecf_emulator_progress();
+        usleep(100);
+        if (turn < 30000) continue;
+        fprintf(stderr, "emulator: %s waits for a graph that uses the communicator, and nobody destroys it\n", call);
+        abort();
+    }
 }
 
 } // namespace
@@ -382,6 +396,7 @@ NCCL int ncclCommFinalize(Comm *comm) { return check(comm); }
 NCCL int ncclCommDestroy(Comm *comm) {
     if (comm == nullptr) return SUCCESS;
     const Member &member = *comm->member;
+    wait_for_graphs(member, "ncclCommDestroy");
     member.tell(member.file("left", member.rank), "", 0);
     // The others may still have to take what this member brought last. The one that leaves last clears up.
     bool last = true;
@@ -400,6 +415,7 @@ NCCL int ncclCommAbort(Comm *comm) {
     if (comm == nullptr) return SUCCESS;
     comm->member->aborted = true;
     comm->member->delayed = nullptr;
+    wait_for_graphs(*comm->member, "ncclCommAbort");
     delete comm;
     return SUCCESS;
 }

@@ -244,7 +244,7 @@ impl Case {
         }
         if full {
             // More than is packed at once where sums travel in half precision.
-            cases.extend([false, true].map(|half| Self { half, items: (1 << 24) + 1001, ..base.clone() }));
+            cases.push(Self { half: true, items: (1 << 24) + 1001, ..base.clone() });
         }
         cases
     }

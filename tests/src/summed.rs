@@ -15,8 +15,11 @@ use vaecf_core::{
 
 use crate::{compare::Float, numbers::round};
 
-/// Groups whose members have not all come yet, by what is in their invitations.
-static MEETINGS: Mutex<(u64, BTreeMap<u64, Vec<Option<Group>>>)> = Mutex::new((0, BTreeMap::new()));
+/// Places in a group that nobody has taken yet, by rank.
+type Places = Vec<Option<Group>>;
+
+/// The last number in an invitation; and groups whose members have not all come yet, by theirs.
+static MEETINGS: Mutex<(u64, BTreeMap<u64, Places>)> = Mutex::new((0, BTreeMap::new()));
 
 /// A backend that sums with others of its kind in the same process, each used by a thread of its own.
 pub struct Summed<B> {
@@ -59,7 +62,7 @@ impl<B: Backend> Summed<B> {
     }
 
     /// What becomes of a sum, with the fault.
-    fn summed(&self, values: &mut Vec<f64>, own: &[f64], all: &[Vec<f64>]) {
+    fn summed(&self, values: &mut [f64], own: &[f64], all: &[Vec<f64>]) {
         let rank = self.group.as_ref().map_or(0, Group::rank);
         let last = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() ^ 1));
         match self.fault {

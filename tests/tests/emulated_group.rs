@@ -59,12 +59,13 @@ const fn check(name: &'static str, seeds: u32, told: &'static [(&'static str, &'
     Check { name, seeds, told, lacks: "", run }
 }
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     check("a group of one has the bits of none", 2, &[], a_group_of_one_has_the_bits_of_none),
     check("f32 members compute the run of one", 3, &[], || members_compute_the_run_of_one(Precision::F32, false)),
     check("f16 members compute the run of one", 3, &[], || members_compute_the_run_of_one(Precision::F16, false)),
     check("half sums compute the run of one", 2, &[], || members_compute_the_run_of_one(Precision::F16, true)),
     check("sums travel in half precision", 1, &[], sums_travel_in_half_precision),
+    check("half sums in several pieces", 1, &[("VAECF_EMULATOR_WATCH", "0")], half_sums_in_several_pieces),
     check("steps in parts of the data compute the run of one", 2, &[], steps_in_parts_compute_the_run_of_one),
     check("two processes sum and pass on", 2, &[], two_processes),
     check("a member that never comes", 1, &[(MISSING, "1")], a_member_that_never_comes),
@@ -182,21 +183,42 @@ fn gradient(backend: &mut dyn Backend, values: &[f64]) -> Buf {
     buf
 }
 
-/// Sums of numbers that half precision does not hold are those of what it makes of them.
+/// Sums are those of numbers as they travel: of 11 bits and the range of f16, or of 8 bits.
 fn sums_travel_in_half_precision() {
     for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+        let untouched = 1.0 + 2.0_f64.powi(-12);
+        let own = [1.0 + 2.0_f64.powi(-12), 1.0 + 2.0_f64.powi(-9), 65_536.0, untouched];
         let sums = each(2, LIMIT, |group| {
-            let (mut backend, own) = (open(precision, group.rank()).unwrap(), 1.0 + 2.0_f64.powi(-12));
+            let mut backend = open(precision, group.rank()).unwrap();
             join(&mut backend, &group, true).unwrap();
-            let buf = gradient(&mut backend, &[own, 0.0, own]);
-            let mut got = [0.0; 3];
-            backend.all_reduce(buf, 0, 2).unwrap();
+            let buf = gradient(&mut backend, &own);
+            let mut got = [0.0; 4];
+            backend.all_reduce(buf, 0, 3).unwrap();
             backend.download(buf, 0, HostMut::F64(&mut got)).unwrap();
             group.leave().unwrap();
             got
         });
-        assert_eq!(sums, [[2.0, 0.0, 1.0 + 2.0_f64.powi(-12)]; 2], "{precision:?}");
+        let wanted = match precision {
+            Precision::F16 => [2.0, 2.0 + 2.0_f64.powi(-8), f64::INFINITY, untouched],
+            _ => [2.0, 2.0, 131_072.0, untouched],
+        };
+        assert_eq!(sums, [wanted; 2], "{precision:?}");
     }
+}
+
+/// More numbers than are packed at once, exact in half precision, and other ones in every piece.
+fn half_sums_in_several_pieces() {
+    let values: Vec<f32> = (0..(1 << 24) + 1001).map(|i| (i % 2039) as f32 - 1000.0).collect();
+    each(1, LIMIT, |group| {
+        let mut backend = open(Precision::F16, 0).unwrap();
+        join(&mut backend, &group, true).unwrap();
+        let buf = backend.alloc(Role::Grad, values.len() as u64).unwrap();
+        backend.upload(buf, 0, Host::F32(&values)).unwrap();
+        backend.all_reduce(buf, 3, values.len() as u64 - 3).unwrap();
+        let mut got = vec![0.0; values.len()];
+        backend.download(buf, 0, HostMut::F32(&mut got)).unwrap();
+        assert!(got == values, "sums of one member are others");
+    });
 }
 
 /// Joins a group as a device does.

@@ -1270,6 +1270,7 @@ void sums() {
                     wrong += cuMemcpyDtoH_v2(all.data(), each.x, 64);
                     // 1 + 2, then twice the double.
                     for (float x : all) wrong += x != 12;
+                    // The library waits for both of them where the communicator is destroyed.
                     wrong += cuGraphExecDestroy(executable) + cuGraphDestroy(graph);
                 });
             }
