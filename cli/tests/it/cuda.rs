@@ -313,6 +313,7 @@ fn two_devices_train_the_model_of_one() {
 fn what_goes_wrong_between_devices_is_a_sentence() {
     let dir = prepared();
     let dir = dir.path();
+    assert!(run(dir, &[], &["doctor"], 0).0.contains("NCCL 2.27.3"));
     let between = dir.join("between");
     for (told, words) in [
         (("VAECF_EMULATOR_NCCL_VERSION", "21304"), &["NCCL is too old", "version 2.13.4", "install version 2.14"][..]),
