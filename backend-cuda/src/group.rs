@@ -200,11 +200,6 @@ impl Cuda {
         }
     }
 
-    /// The version of the library that makes the sums of a group; none before this device was asked to join one.
-    pub fn sums_with(&self) -> Option<String> {
-        self.nccl.map(|nccl| format!("NCCL {}", nccl.version()))
-    }
-
     pub(crate) fn op_invite(&mut self, rank: u32) -> Result<Invitation> {
         let nccl = self.nccl()?;
         let bytes = if rank == 0 { nccl.invitation()? } else { [0; 128] };

@@ -234,6 +234,16 @@ pub fn survey() -> std::result::Result<Survey, Absent> {
     Ok(Survey { driver: Version(driver.version).to_string(), found_at: driver.found_at, devices })
 }
 
+/// What would make sums over several devices, with its version.
+///
+/// # Errors
+/// Why there is nothing, in words: several devices work together all the same, by way of the hosts, unless it is too old.
+pub fn sums() -> std::result::Result<String, Absent> {
+    let driver = Driver::open(None)?;
+    let nccl = Nccl::open(None, driver.version as u32 / 1000).map_err(|fault| Absent(fault.to_string()))?;
+    Ok(format!("NCCL {}", nccl.version()))
+}
+
 /// Why the kernels do not run on a device.
 fn too_old(properties: &driver::Properties) -> Option<String> {
     let driver::Properties { name, major, minor, .. } = properties;

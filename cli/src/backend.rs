@@ -188,7 +188,9 @@ fn cuda_device(name: &str) -> Result<u32> {
 fn cuda_details() -> Vec<(String, String)> {
     let Ok(survey) = vaecf_cuda::survey() else { return Vec::new() };
     let found_at = survey.found_at.display();
-    let mut details = vec![("driver".to_owned(), format!("CUDA {}, {found_at}", survey.driver))];
+    let sums = vaecf_cuda::sums().unwrap_or_else(|absent| absent.to_string());
+    let driver = ("driver".to_owned(), format!("CUDA {}, {found_at}", survey.driver));
+    let mut details = vec![driver, ("several devices".to_owned(), sums)];
     for found in survey.devices {
         let (major, minor) = found.capability;
         let about = format!("{}, compute capability {major}.{minor}, {}", found.name, bytes(found.memory));

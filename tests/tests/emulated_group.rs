@@ -59,7 +59,7 @@ const fn check(name: &'static str, seeds: u32, told: &'static [(&'static str, &'
     Check { name, seeds, told, lacks: "", run }
 }
 
-const CHECKS: [Check; 17] = [
+const CHECKS: [Check; 18] = [
     check("a group of one has the bits of none", 2, &[], a_group_of_one_has_the_bits_of_none),
     check("f32 members compute the run of one", 3, &[], || members_compute_the_run_of_one(Precision::F32, false)),
     check("f16 members compute the run of one", 3, &[], || members_compute_the_run_of_one(Precision::F16, false)),
@@ -73,6 +73,7 @@ const CHECKS: [Check; 17] = [
     check("a sum that never ends", 1, &[(STUCK_AFTER, "9")], || a_run_ends("which is the limit")),
     check("a sum that never ends in a replay", 1, &[(STUCK_AFTER, "24")], || a_run_ends("which is the limit")),
     check("an error of the network", 1, &[(REMOTE_AFTER, "9")], || a_run_ends("remote process exited")),
+    check("an error of the network ends a wait", 1, &[(REMOTE_AFTER, "0")], an_error_of_the_network_ends_a_wait),
     check("the alarm ends a wait", 1, &[(STUCK_AFTER, "0")], the_alarm_ends_a_wait),
     check("an old library", 1, &[(VERSION, "2803")], || refused("NCCL is too old: ", "is version 2.8.3; install")),
     Check {
@@ -326,6 +327,18 @@ fn the_alarm_ends_a_wait() {
         Ok(waited?)
     });
     assert_eq!(said, ["stopped, because another member of the group has failed", "the disk is full"]);
+}
+
+/// Members wait for a sum, and call nothing that would tell them.
+fn an_error_of_the_network_ends_a_wait() {
+    let said = ends(LIMIT * 100, |group| {
+        let mut backend = open(Precision::F16, group.rank())?;
+        join(&mut backend, &group, false)?;
+        let buf = gradient(&mut backend, &[1.0; 100]);
+        backend.all_reduce(buf, 0, 100)?;
+        Ok(backend.sync()?)
+    });
+    some_says(&said, &["NCCL reports: remote process exited", "Connection closed by remote peer"]);
 }
 
 /// A library that cannot be used is a sentence on every member, and nobody sums in another way.

@@ -7,10 +7,12 @@ use std::{
 };
 
 use assert_cmd::Command;
+use vaecf_tests::compare::{Float, Tolerance, compare};
 
 use crate::{
     built,
     common::{BENCH, SMALL, file, has_all_figures, no_drafts, prepared, vaecf},
+    group::epochs,
 };
 
 /// The binary with the stand-ins, as this environment has them.
@@ -284,10 +286,53 @@ fn data_that_do_not_fit_stream_by_themselves() {
     assert!(bits(dir, "resident") == bits(dir, "streamed"));
 }
 
+/// Two devices whose sums the stand-in for NCCL makes, telling each other in a folder of their own.
+fn two_devices<'a>(between: &'a Path, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    fs::create_dir_all(between).expect("a folder");
+    let folder = ("VAECF_EMULATOR_NCCL_FOLDER", between.to_str().expect("UTF-8"));
+    [&[("VAECF_EMULATOR_DEVICES", "2"), folder], more].concat()
+}
+
+#[test]
+fn two_devices_train_the_model_of_one() {
+    let dir = prepared();
+    let dir = dir.path();
+    let between = dir.join("between");
+    run(dir, &[], &training("one", &["--epochs", "3", "--precision", "f32"]), 0);
+    for (model, more) in [("two", &[][..]), ("half", &["--half-sums"])] {
+        let train = ["--epochs", "3", "--precision", "f32", "--devices", "0,1"];
+        run(dir, &two_devices(&between, &[]), &training(model, &[&train[..], more].concat()), 0);
+        let [one, two] = ["one", model].map(|model| epochs(dir, model).concat());
+        let float = if more.is_empty() { Float::F16 } else { Float::Bf16 };
+        compare(two.as_slice(), one.as_slice(), &Tolerance::new(float, float)).unwrap();
+    }
+    assert_eq!(fs::read_dir(&between).expect("a folder").count(), 0, "members leave nothing behind");
+}
+
+#[test]
+fn what_goes_wrong_between_devices_is_a_sentence() {
+    let dir = prepared();
+    let dir = dir.path();
+    assert!(run(dir, &[], &["doctor"], 0).0.contains("NCCL 2.27.3"));
+    let between = dir.join("between");
+    for (told, words) in [
+        (("VAECF_EMULATOR_NCCL_VERSION", "21304"), &["NCCL is too old", "version 2.13.4", "install version 2.14"][..]),
+        (("VAECF_EMULATOR_NCCL_INIT_ERROR", "2"), &["NCCL reports: unhandled system error", "joining"]),
+        (("VAECF_EMULATOR_NCCL_MISSING", "1"), &["waited 2 seconds, which is the limit", "to join it"]),
+        (("VAECF_EMULATOR_NCCL_STUCK_AFTER", "9"), &["waited 2 seconds, which is the limit", "to make a sum"]),
+        (("VAECF_EMULATOR_NCCL_REMOTE_AFTER", "9"), &["NCCL reports: remote process exited", "Connection closed"]),
+    ] {
+        let train = training("model", &["--epochs", "9", "--force", "--devices", "0,1", "--group-timeout", "2"]);
+        refused(built::emulator(), dir, &two_devices(&between, &[told]), &train, words);
+    }
+}
+
 #[test]
 fn a_bench_of_the_device() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let (out, _) = run(dir.path(), &[], &[&BENCH[..], &["--backend", "cuda"]].concat(), 0);
+    let told = [("VAECF_EMULATOR_NCCL_FOLDER", dir.path().to_str().expect("UTF-8"))];
+    let (out, _) = run(dir.path(), &told, &[&BENCH[..], &["--backend", "cuda", "--group-of-one"]].concat(), 0);
     let setting = has_all_figures(&out, "Emulated GPU");
+    assert!(setting["group_of_one"]["median"].as_f64() > Some(0.0), "{setting}");
     assert!(setting["memory"]["used"].as_u64() > Some(0), "{setting}");
 }

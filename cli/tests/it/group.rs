@@ -26,7 +26,7 @@ fn bits(dir: &Path, model: &str) -> [Vec<u8>; 2] {
 }
 
 /// The epochs in a log: losses and validations, as they are written.
-fn epochs(dir: &Path, model: &str) -> Vec<[f64; 3]> {
+pub(crate) fn epochs(dir: &Path, model: &str) -> Vec<[f64; 3]> {
     let text = fs::read_to_string(dir.join(model).join("training.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let figures = |line: Value| {
