@@ -72,7 +72,7 @@ fn threads(context: &Context, devices: &[Pick], limit: Duration, command: &(impl
     let ends: Vec<Done> = thread::scope(|scope| {
         let others: Vec<_> = members.map(|context| scope.spawn(move || member(context, command))).collect();
         let root = root.map(|context| member(context, command));
-        let ended = |end: thread::Result<Done>| end.unwrap_or_else(|_| Err(Stop::Exit(1)));
+        let ended = |end: thread::Result<Done>| end.unwrap_or(Err(Stop::Exit(1)));
         root.into_iter().chain(others.into_iter().map(|other| ended(other.join()))).collect()
     });
     let (mut first, mut own) = (Ok(()), None);
