@@ -570,7 +570,7 @@ pub trait Backend: Send {
     /// say whether they could join. A backend without collectives of its own, or without what these need, says so by
     /// [`Fault::Unsupported`], and sums pass through the host's memory.
     fn invite(&mut self, _rank: u32) -> Result<Invitation> {
-        Err(Fault::Unsupported("a group of several devices"))
+        Err(Fault::Unsupported("adding up on the devices"))
     }
 
     /// Joins a group of devices, and returns when all of it have. What follows waits for other members no longer than

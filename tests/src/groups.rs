@@ -11,7 +11,7 @@ use std::{
 
 use vaecf_core::{
     backend::{Backend, Buf, Curve, Fault, Host, HostMut, Invitation, Mat, Role, ScaleState, Seat, StepParams},
-    error::Kind,
+    error::{Error, Kind},
     group::{Group, threads},
     layout::padded,
 };
@@ -77,24 +77,25 @@ struct Told {
 }
 
 fn member(open: Open<'_>, case: &Case, group: &Group) -> Tried<Told> {
-    let few = || Wrong::NotImplemented(format!("group of {}", case.world));
-    let opened = open(group.rank());
-    // All of them know whether all are there before one waits for another within its device.
-    let there = opened.as_ref().err().is_none_or(|e| e.kind() != Kind::Usage);
-    let said = group.all_gather(&[u8::from(there)])?;
-    if said.iter().any(|said| *said == [0]) {
-        return Err(few());
+    let mut opened = open(group.rank());
+    let invitation = opened.as_mut().ok().map(|backend| backend.invite(group.rank()));
+    // All of them know whether all are there, and can join, before one waits for another within its device. A backend in a
+    // shared library has one kind of error for whatever keeps a device from opening; the first has opened before.
+    let without = matches!(invitation, Some(Err(Fault::Unsupported(_))));
+    let gone = |error: &Error| matches!(error.kind(), Kind::Usage | Kind::Device) && !group.is_root();
+    let gone = opened.as_ref().err().is_some_and(gone);
+    let said = group.all_gather(&[without.into(), gone.into()])?;
+    if said.iter().any(|said| said[0] != 0) {
+        return Err(Wrong::NotImplemented("group".into()));
+    }
+    if said.iter().any(|said| said[1] != 0) {
+        return Err(Wrong::NotImplemented(format!("group of {}", case.world)));
     }
     let mut backend = group.all_well(opened)?;
-    let invitation = match backend.invite(group.rank()) {
-        Ok(invitation) => Ok(Some(invitation)),
-        Err(Fault::Unsupported(_)) => Ok(None),
-        Err(fault) => Err(fault.into()),
-    };
-    let invitation = group.all_well(invitation)?;
+    let invitation = group.all_well(invitation.transpose().map_err(Error::from))?;
     let given = group.all_gather(invitation.as_ref().map_or(&[][..], |given| &given.bytes))?;
-    let (Some(_), Ok(bytes)) = (invitation, given[0][..].try_into()) else {
-        return Err(Wrong::NotImplemented("group".into()));
+    let Ok(bytes) = given[0][..].try_into() else {
+        return Err(Wrong::Broken("rank 0 gave no invitation".into()));
     };
     let seat = Seat {
         rank: group.rank(),

@@ -287,7 +287,7 @@ fn fit(check: Check, case: &Case) -> Case {
 }
 
 /// Opens the backend of a member of a group, by its rank: each on a device of its own. Where there are not so many, it
-/// is an error of [`Kind::Usage`](vaecf_core::Kind::Usage).
+/// is an error of [`Kind::Usage`](vaecf_core::Kind::Usage) or [`Kind::Device`](vaecf_core::Kind::Device).
 pub type Open<'a> = &'a (dyn Fn(u32) -> vaecf_core::Result<Box<dyn Backend>> + Sync);
 
 /// Runs a trial of several devices ([`Op::Group`]), each opened for it and used by a thread of its own.
