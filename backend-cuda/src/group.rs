@@ -98,11 +98,14 @@ impl Member {
             return Err(self.fail(Fault::Alarm));
         }
         if let Err(refused) = self.ended() {
-            return Err(self.refused(refused));
+            return Err(match (refused.is_remote(), self.refused(refused)) {
+                (true, Fault::Other(what)) => self.fail(Fault::Waited(what)),
+                (_, fault) => fault,
+            });
         }
         if begun.max(self.progress.get()).elapsed() > limit {
             let seconds = limit.as_secs_f64();
-            return Err(self.fail(Fault::Other(format!(
+            return Err(self.fail(Fault::Waited(format!(
                 "rank {rank} has waited {seconds} seconds, which is the limit, for the {world} members of the group \
                  {what}: see whether all of them still run"
             ))));

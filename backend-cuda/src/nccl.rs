@@ -20,6 +20,9 @@ use crate::libraries;
 const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 
+/// `ncclRemoteError`.
+const REMOTE: c_int = 6;
+
 /// The oldest version that makes communicators which do not block, and as it writes itself.
 const OLDEST: c_int = 21_400;
 
@@ -102,6 +105,13 @@ pub(crate) struct Nccl {
 /// A call that was not carried out, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused(c_int);
+
+impl Refused {
+    /// Whether it is another member's end or its network, as far as the library can tell.
+    pub(crate) fn is_remote(self) -> bool {
+        self.0 == REMOTE
+    }
+}
 
 /// Whether a call that was carried out has ended.
 fn ended(code: c_int) -> std::result::Result<bool, Refused> {

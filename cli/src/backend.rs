@@ -121,17 +121,17 @@ fn named(name: &str, global: &Global, ui: &Ui) -> Result<Box<dyn Backend>> {
 }
 
 fn cpu(global: &Global, _: &Ui) -> Result<Box<dyn Backend>> {
-    // Members on one host divide its cores, and need not be told apart.
-    let Place { world, .. } = global.place;
+    // Members on one host need not be told apart, and divide the cores that they share.
+    let Place { world, sharing, .. } = global.place;
     match global.device() {
         Pick::Number(0) => {}
         Pick::Number(_) if world > 1 => {}
         other => return Err(Error::usage(format!("--device {other}: the cpu backend has one device, 0"))),
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match world {
+    let threads = match sharing {
         1 => global.threads,
-        world => Some(global.threads.unwrap_or_else(|| (cores() / world as usize).max(1))),
+        sharing => Some(global.threads.unwrap_or_else(|| (cores() / sharing as usize).max(1))),
     };
     Ok(match global.precision {
         Precision::Auto | Precision::F32 => Box::new(Cpu::<f32>::new(threads)?),

@@ -39,8 +39,21 @@ pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context)
 /// This process is one member; the others are elsewhere.
 fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl Fn(Context) -> Done) -> Done {
     context.group = met(launch, limit)?.beside(launch.local_world);
-    context.global.place = Place { rank: launch.local_rank, world: launch.local_world };
+    let (rank, world) = (launch.local_rank, launch.local_world);
+    let own = cores();
+    let all = context.group.all_gather(own.as_bytes())?;
+    let sharing = all.iter().filter(|other| own.as_bytes() == &other[..]).count() as u32;
+    context.global.place = Place { rank, world, sharing: if own.is_empty() { world } else { sharing } };
     member(context, &command)
+}
+
+/// The host and the cores of it that this process may use, where the system tells: launchers may have bound it to some.
+fn cores() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let status = read("/proc/self/status");
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    allowed
+        .map_or_else(String::new, |allowed| format!("{} {}", read("/proc/sys/kernel/hostname").trim(), allowed.trim()))
 }
 
 /// The group of the processes that a launcher has started.
@@ -65,7 +78,7 @@ fn threads(context: &Context, devices: &[Pick], limit: Duration, command: &(impl
     let mut members = group::threads(world, limit).into_iter().zip(devices).zip(0..).map(|((group, device), rank)| {
         let mut context = Context { group, ..context.clone() };
         context.global.device = Some(device.clone());
-        context.global.place = Place { rank, world };
+        context.global.place = Place { rank, world, sharing: world };
         context
     });
     let root = members.next();
@@ -97,9 +110,10 @@ fn member(mut context: Context, command: &impl Fn(Context) -> Done) -> Done {
     }
     let done = command(context);
     if let Err(Stop::Failed(error)) = done {
-        // A device knows that another has failed, and the group why.
-        let error = if error.is_echo() { group.failed() } else { error };
-        group.fail(&error);
+        let error = group.explain(error);
+        if !error.is_echo() {
+            group.fail(&error);
+        }
         return Err(Stop::Failed(named(&group, error)));
     }
     group.leave()?;

@@ -116,11 +116,13 @@ fn threads(text: &str) -> Result<usize, String> {
 pub(crate) struct Place {
     pub(crate) rank: u32,
     pub(crate) world: u32,
+    /// Members that compute on the same cores, this one among them.
+    pub(crate) sharing: u32,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { rank: 0, world: 1 }
+        Self { rank: 0, world: 1, sharing: 1 }
     }
 }
 

@@ -13,12 +13,13 @@ use vaecf_core::{Error, Result};
 pub(crate) const NAME: &str = "run.toml";
 
 /// What concerns one call and not the result, so that it is in no file beside a result.
-const OF_ONE_CALL: [&str; 12] = [
+const OF_ONE_CALL: [&str; 13] = [
     "config",
     "output",
     "force",
     "resume",
     "data-memory",
+    "device",
     "devices",
     "group-timeout",
     "quiet",

@@ -322,6 +322,9 @@ pub enum Fault {
     /// A wait for other members of a group has ended because [`Seat::alarm`] was raised.
     #[error("stopped, because another member of the group has failed")]
     Alarm,
+    /// A wait for other members of a group has come to nothing, and the device cannot tell whose fault it is.
+    #[error("{0}")]
+    Waited(String),
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),

@@ -275,7 +275,10 @@ impl Device {
     /// Joins the devices of the other members, where all of them can.
     fn meet(&self, group: &Group, half: bool) -> Result<Exchange> {
         let Info { name, precision, master, align, .. } = &*self.info;
-        group.agree("backend and precision", format!("{name} {precision} {master:?} {align}").as_bytes())?;
+        group.agree(
+            "backend, precision and half sums",
+            format!("{name} {precision} {master:?} {align} {half}").as_bytes(),
+        )?;
         let mut state = self.lock();
         let (invitation, why) = match state.backend.invite(group.rank()) {
             Ok(invitation) => (Ok(Some(invitation)), String::new()),
@@ -289,9 +292,10 @@ impl Device {
             return Ok(Exchange::Hosts(if why.is_empty() { other() } else { why }));
         }
         let first = <[u8; 128]>::try_from(&given[0][..]).map_err(|_| bug("an invitation of another length".into()))?;
-        let joined = state.backend.join(Self::seat(group, Invitation { bytes: first }, half));
+        // The others are waiting in there: a member's error is told at once, by its caller.
+        state.backend.join(Self::seat(group, Invitation { bytes: first }, half))?;
         drop(state);
-        group.all_well(joined.map_err(Error::from))?;
+        group.barrier()?;
         Ok(Exchange::Devices)
     }
 

@@ -50,10 +50,11 @@ pub struct Judge {
 
 impl Judge {
     /// Copies the histories to the model's device and allocates what ranking needs. `popularity` is
-    /// that of the training users.
+    /// that of the training users. In a group all members make this call, with the same.
     ///
     /// # Errors
-    /// Where nobody has a target, a metric asks for what the model does not give, or the device has no room.
+    /// Where nobody has a target, a metric asks for what the model does not give, the device has no room, or a member of
+    /// the group was given something else.
     pub fn new(
         model: &Model,
         part: &Part,
@@ -73,6 +74,10 @@ impl Judge {
         }
         let depth = metrics::depth(metrics, &part.target).max(1);
         let batch = options.batch.clamp(1, part.history.users().max(1));
+        let names: Vec<String> = metrics.iter().map(Metric::to_string).collect();
+        let parts = [part.history.checksum(), part.target.checksum(), popularity.checksum()];
+        let own = format!("{batch} {} {depth} {names:?} {parts:?}", options.mask);
+        model.device().group().agree("what is evaluated and how", own.as_bytes())?;
         Ok(Self {
             metrics: metrics.to_vec(),
             popularity: popularity.clone(),

@@ -23,7 +23,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    backend::{Host, HostMut},
+    backend::{Fault, Host, HostMut},
     error::{Error, Result},
 };
 
@@ -37,6 +37,9 @@ pub use threads::{Threads, links, threads};
 
 /// How long a member is waited for, unless the caller says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long members that have waited in vain wait for each other.
+const MEETING: Duration = Duration::from_secs(5);
 
 /// Elements that are summed at once, which bounds what a sum takes beside its operand.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -288,6 +291,12 @@ impl Group {
         Self { limit, ..self.clone() }
     }
 
+    /// The same member, but one that waits for the others as long as they are there.
+    #[must_use]
+    pub fn at_leisure(&self) -> Self {
+        self.waiting(Duration::from_secs(u32::MAX.into()))
+    }
+
     /// Sums over the members, element by element and in the order of ranks: the same bits for all.
     ///
     /// # Errors
@@ -358,7 +367,12 @@ impl Group {
     /// A member's own error, or that another has one.
     pub fn all_well<T>(&self, done: Result<T>) -> Result<T> {
         let said = done.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let all = self.all_gather(said.as_bytes())?;
+        let all = match (self.all_gather(said.as_bytes()), &done) {
+            (Ok(all), _) => all,
+            // What was found first says more than what came of it.
+            (Err(_), Err(_)) => return done,
+            (Err(broken), Ok(_)) => return Err(broken),
+        };
         let failed = (0..).zip(&all).find(|(_, said)| !said.is_empty());
         match (done, failed) {
             (Ok(done), None) => Ok(done),
@@ -380,6 +394,21 @@ impl Group {
             link.fail(&why);
         }
         self.alarm.raise(why);
+    }
+
+    /// The error of a member whose device has waited for others in vain, with the name of the member that has ended, has
+    /// failed or is silent; any other error as it is.
+    #[must_use]
+    pub fn explain(&self, error: Error) -> Error {
+        match error.fault() {
+            Some(Fault::Alarm) => self.failed(),
+            // Those that have waited, too, come here.
+            Some(Fault::Waited(what)) => match self.waiting(self.limit.min(MEETING)).barrier() {
+                Err(blamed) => Error::of_group(format!("{blamed} ({what})")),
+                Ok(()) => error,
+            },
+            _ => error,
+        }
     }
 
     /// Ends the group in peace, once all members are here.

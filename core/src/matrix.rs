@@ -158,6 +158,16 @@ impl Matrix {
         Self::new(items, indptr, indices, weighted.then(|| values.into()))
     }
 
+    /// What tells it from others: a checksum of all that it holds.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&self.items.to_le_bytes());
+        sum.update(bytemuck::cast_slice(self.indptr()));
+        sum.update(bytemuck::cast_slice(self.indices()));
+        sum.update(bytemuck::cast_slice(self.values().unwrap_or_default()));
+        sum.finalize()
+    }
+
     /// Users, the rows.
     pub fn users(&self) -> u32 {
         (self.indptr.len() - 1) as u32

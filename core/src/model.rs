@@ -59,11 +59,22 @@ impl Model {
         Ok(model)
     }
 
-    /// A model with the given weights.
+    /// A model with the given weights. In a group all members make this call, with the same.
     ///
     /// # Errors
-    /// Where a weight is missing, of another shape or not finite, or the device has no room.
+    /// Where a weight is missing, of another shape or not finite, the device has no room, or a member of the group has
+    /// another model.
     pub fn load(device: &Device, config: &ModelConfig, items: u32, weights: &Tensors) -> Result<Self> {
+        if device.group().world() > 1 {
+            let settings = serde_json::to_vec(config).map_err(|e| Error::failure(e.to_string()))?;
+            let own = [&settings[..], &items.to_le_bytes(), &weights.checksum().to_le_bytes()].concat();
+            device.group().agree("the model and its weights", &own)?;
+        }
+        Self::load_alone(device, config, items, weights)
+    }
+
+    /// The same on one member, whatever the others do.
+    pub(crate) fn load_alone(device: &Device, config: &ModelConfig, items: u32, weights: &Tensors) -> Result<Self> {
         let model = Self::blank(device, config, items)?;
         model.set_weights(weights)?;
         Ok(model)

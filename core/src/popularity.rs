@@ -44,6 +44,11 @@ impl Popularity {
         Self { users, counts, order }
     }
 
+    /// What tells it from others.
+    pub(crate) fn checksum(&self) -> u32 {
+        crc32fast::hash(bytemuck::cast_slice(&[&[self.users][..], &self.counts].concat()))
+    }
+
     /// Items in the catalogue.
     pub fn items(&self) -> u32 {
         self.counts.len() as u32

@@ -1,7 +1,5 @@
 //! Top-k recommendations for histories: fold in, score, mask, rank.
 
-use std::time::Duration;
-
 use crate::{
     error::{Error, Result},
     group::Group,
@@ -10,9 +8,6 @@ use crate::{
     model::{Model, Workspace},
     popularity::Popularity,
 };
-
-/// How long the root's next histories are waited for: they may come from a person.
-const AT_LEISURE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The recommendations for one history, best first. Shorter than asked where the catalogue is exhausted.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,10 +53,12 @@ pub struct Recommender<'a> {
 }
 
 impl<'a> Recommender<'a> {
-    /// For `k` items a history, up to `batch` histories at once. `mask` leaves out what is in the history.
+    /// For `k` items a history, up to `batch` histories at once. `mask` leaves out what is in the history. In a group all
+    /// members make this call, with the same.
     ///
     /// # Errors
-    /// Where `k` is zero or larger than the catalogue, or the device has no room.
+    /// Where `k` is zero or larger than the catalogue, the device has no room, or a member of the group asks for
+    /// something else.
     pub fn new(
         model: &'a Model,
         popularity: &'a Popularity,
@@ -81,6 +78,8 @@ impl<'a> Recommender<'a> {
                 "{k} recommendations a user: choose 1 to {left}, the items there are to recommend"
             )));
         }
+        let own = format!("{k} {} {mask} {:?} {}", batch.max(1), catalogue.denied, popularity.checksum());
+        model.device().group().agree("what is recommended", own.as_bytes())?;
         let space = Workspace::new(model, batch.max(1), k)?;
         Ok(Self { model, popularity, catalogue, mask, k, space })
     }
@@ -142,8 +141,9 @@ impl<'a> Recommender<'a> {
             return dealt.iter().map(|histories| self.rank(histories)).collect();
         }
         let words: Vec<u32> = dealt.iter().flat_map(words).collect();
-        let words: Vec<u32> =
-            bytemuck::pod_collect_to_vec(&group.waiting(AT_LEISURE).broadcast(bytemuck::cast_slice(&words))?);
+        // The others wait for the root as long as it takes; they come at once.
+        let waiting = if group.is_root() { group.clone() } else { group.at_leisure() };
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&waiting.broadcast(bytemuck::cast_slice(&words))?);
         let batches = batches(self.model.items(), &words)?;
         let own = batches.get(group.rank() as usize).map(|histories| self.rank(histories)).transpose()?;
         let own = own.unwrap_or_default();

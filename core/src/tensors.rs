@@ -57,6 +57,20 @@ impl Tensors {
         })
     }
 
+    /// What tells them from others: a checksum of names, shapes and numbers.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        for (name, tensor) in &self.0 {
+            sum.update(name.as_bytes());
+            sum.update(bytemuck::bytes_of(&[tensor.rows, tensor.cols]));
+            match &tensor.values {
+                Values::F32(values) => sum.update(bytemuck::cast_slice(values)),
+                Values::F64(values) => sum.update(bytemuck::cast_slice(values)),
+            }
+        }
+        sum.finalize()
+    }
+
     /// Takes the parameters of a layout out of an arena.
     pub(crate) fn gather<T: Copy>(layout: &Layout, arena: &[T], wrap: impl Fn(Vec<T>) -> Values) -> Self {
         let tensor = |p: &Parameter| {

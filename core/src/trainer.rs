@@ -22,6 +22,7 @@ use crate::{
     feed::{self, Feed},
     group::Group,
     layout::{Layout, padded},
+    matrix::Matrix,
     metrics::Metric,
     model::{Model, NoiseConfig, RunState, Workspace},
     popularity::Popularity,
@@ -288,16 +289,10 @@ pub enum Ending {
 
 /// What tells one data set from another: its shape and a checksum of all that training and validation look at.
 fn fingerprint(data: &Dataset) -> Vec<u8> {
-    let mut sum = crc32fast::Hasher::new();
     let parts = data.validation.iter().flat_map(|part| [&part.history, &part.target]);
-    for matrix in [&data.train].into_iter().chain(parts) {
-        sum.update(&matrix.items().to_le_bytes());
-        sum.update(bytemuck::cast_slice(matrix.indptr()));
-        sum.update(bytemuck::cast_slice(matrix.indices()));
-        sum.update(bytemuck::cast_slice(matrix.values().unwrap_or_default()));
-    }
-    let shape = [data.train.users(), data.train.items(), sum.finalize()];
-    shape.iter().flat_map(|number| number.to_le_bytes()).collect()
+    let sums = [&data.train].into_iter().chain(parts).map(Matrix::checksum);
+    let shape = [data.train.users(), data.train.items()];
+    shape.into_iter().chain(sums).flat_map(u32::to_le_bytes).collect()
 }
 
 /// How many times longer than anything else a checkpoint may take.
@@ -389,7 +384,7 @@ impl Trainer {
         let snapshot = if group.is_root() { snapshot } else { None };
         let metric: Metric = config.metric.parse()?;
         let model = match &snapshot {
-            Some(snapshot) => Model::load(device, model_config, data.train.items(), &snapshot.weights)?,
+            Some(snapshot) => Model::load_alone(device, model_config, data.train.items(), &snapshot.weights)?,
             None => Model::random(device, model_config, data.train.items(), config.seed)?,
         };
         let batch = config.batch.min(users);
@@ -480,6 +475,17 @@ impl Trainer {
     /// # Errors
     /// What the device or the observer reports; a loss that is not finite.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
+        // The others are told before the device goes, which may have to wait for them.
+        self.train(observer).map_err(|error| {
+            let error = self.group.explain(error);
+            if !error.is_echo() {
+                self.group.fail(&error);
+            }
+            error
+        })
+    }
+
+    fn train(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
         let mut saved = Instant::now();
         let ending = loop {
             if self.progress.epoch >= self.config.epochs {

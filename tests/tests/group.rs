@@ -355,7 +355,7 @@ fn members_with_other_data_settings_or_backends_are_refused_by_name() {
         let backend = if odd(&group) { cpu::<f64>() } else { cpu::<f32>() };
         begin(group, backend, &config(6), &data)
     });
-    assert!(said.iter().all(|said| said.starts_with("backend and precision of rank 2 differ")), "{said:?}");
+    assert!(said.iter().all(|said| said.starts_with("backend, precision and half sums of rank 2 differ")), "{said:?}");
 }
 
 #[test]

@@ -156,10 +156,14 @@ impl Recommend {
             (None, None) => return Err(Error::usage("name a file of histories, or a data set with --data").into()),
         };
 
+        // The others have waited for the first history.
+        context.group.barrier()?;
         let device = context.device()?;
         let model = saved.on(&device)?;
         let recommender = self.recommender(&model, &saved, catalogue)?;
-        let batch = self.batch.max(1).saturating_mul(context.group.world());
+        // Who takes one at a time may want its answer before there is another.
+        let members = if self.batch > 1 { context.group.world() } else { 1 };
+        let batch = self.batch.max(1).saturating_mul(members);
         let job = Job { recommender, saved: &saved, form, batch, unknown: Unknown::default(), users: 0, popular: 0 };
         self.write(job, histories, context)
     }
@@ -195,6 +199,7 @@ impl Recommend {
     fn attend(&self, context: &Context) -> Done {
         let saved = ModelFolder::new(&self.model).read()?;
         let catalogue = self.catalogue(&saved, &saved.items.lookup(), &context.ui)?;
+        context.group.at_leisure().barrier()?;
         let model = saved.on(&context.device()?)?;
         Ok(self.recommender(&model, &saved, catalogue)?.attend()?)
     }

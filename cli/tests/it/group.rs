@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -157,15 +158,85 @@ fn evaluation_and_recommendation_are_the_same_bytes() {
     root.envs([("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")]);
     let mut root = root.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut input = root.stdin.take().expect("a pipe");
-    use std::io::Write;
-    for _ in 0..3 {
-        input.write_all(b"[\"t0-1\", \"t0-2\"] [\"t1-4\"]\n").expect("it reads");
-        thread::sleep(Duration::from_millis(700));
+    let mut answers = BufReader::new(root.stdout.take().expect("a pipe")).lines();
+    for history in ["[\"t0-1\", \"t0-2\"]\n", "[\"t1-4\"]\n", "[\"t2-4\"]\n"] {
+        // Longer than members wait for each other otherwise, also before the first.
+        thread::sleep(Duration::from_millis(1300));
+        input.write_all(history.as_bytes()).expect("it reads");
+        // The answer does not wait for the next history.
+        assert!(answers.next().expect("an answer").expect("UTF-8").contains("items"));
     }
     drop(input);
     let (code, said) = ended(root);
-    assert_eq!((code, said.stdout.lines().count()), (Some(0), 6), "{}", said.stderr);
+    assert_eq!(code, Some(0), "{}", said.stderr);
     assert_eq!(ended(other).0, Some(0));
+}
+
+/// Members that were given different things are refused by name, and not made into figures.
+#[test]
+fn members_with_different_models_or_requests_are_refused() {
+    let dir = trained();
+    let again = [&TRAIN[..], &["-o", "other", "--epochs", "1", "--seed", "3", "-q"]].concat();
+    run(dir.path(), &again, 0);
+    let evaluate = ["evaluate", "model", "data", "--threads", "1"];
+    let recommend = ["recommend", "model", "--data", "data", "--threads", "1"];
+    for (command, other, words) in [
+        (
+            &evaluate[..],
+            ["evaluate", "other", "data", "--threads", "1"].to_vec(),
+            "the model and its weights of rank 1",
+        ),
+        (&evaluate, [&evaluate[..], &["--batch", "7"]].concat(), "what is evaluated and how of rank 1"),
+        (&evaluate, [&evaluate[..], &["--metrics", "recall@5"]].concat(), "what is evaluated and how of rank 1"),
+        (
+            &recommend,
+            ["recommend", "other", "--data", "data", "--threads", "1"].to_vec(),
+            "the model and its weights of rank 1",
+        ),
+        (&recommend, [&recommend[..], &["-k", "3"]].concat(), "what is recommended of rank 1"),
+        (&recommend, [&recommend[..], &["--no-mask"]].concat(), "what is recommended of rank 1"),
+    ] {
+        let port = port();
+        let members = [member(dir.path(), 0, 2, port, command), member(dir.path(), 1, 2, port, &other)];
+        for (code, said) in members.map(ended) {
+            assert_eq!(code, Some(2), "{}", said.stderr);
+            assert!(said.stdout.is_empty() && said.stderr.contains(words), "{words}: {}", said.stderr);
+        }
+    }
+}
+
+/// A member that is stopped while the root waits for nobody's histories but its own does not hold it for ever.
+#[cfg(unix)]
+#[test]
+fn a_member_that_is_stopped_is_named() {
+    let dir = trained();
+    let port = port();
+    let arguments = ["recommend", "model", "-", "-k", "3", "--format", "json", "--batch", "1", "--group-timeout", "1"];
+    let signal = |child: &Child, name: &str| {
+        let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    };
+    let mut root = Command::new(VAECF);
+    root.envs(NO_DEVICES).current_dir(dir.path()).args(arguments);
+    root.envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port.to_string())]);
+    root.envs([("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")]);
+    let mut root = root.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut other = member(dir.path(), 1, 2, port, &arguments);
+    let mut input = root.stdin.take().expect("a pipe");
+    let mut answers = BufReader::new(root.stdout.take().expect("a pipe")).lines();
+    input.write_all(b"[\"t0-1\"]\n").expect("it reads");
+    assert!(answers.next().is_some());
+    signal(&other, "-STOP");
+    input.write_all(b"[\"t0-2\"]\n").expect("it reads");
+    let (code, said) = ended(root);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.stderr.contains("rank 1 ") && said.stderr.contains("was not heard of for 1 seconds"),
+        "{}",
+        said.stderr
+    );
+    signal(&other, "-KILL");
+    other.wait().expect("an end");
 }
 
 /// Kills a member in mid-run; all others end soon, say whose end it was, and the run goes on with another number of

@@ -221,7 +221,7 @@ unsafe fn call<B: Backend>(ctx: *mut c_void, body: impl FnOnce(&mut B) -> Result
         Fault::Alarm => (Code::Other, fault.to_string()),
         Fault::Lost(text) => (Code::Lost, text),
         Fault::Unsupported(what) => (Code::Unsupported, what.to_owned()),
-        Fault::Other(text) => (Code::Other, text),
+        Fault::Waited(text) | Fault::Other(text) => (Code::Other, text),
     };
     context.text = text;
     code as i32
