@@ -35,7 +35,20 @@ fn refused(environment: &str, words: &[&str]) {
 
 const TORCHRUN: &str = "LOCAL_RANK=1 RANK=5 GROUP_RANK=1 ROLE_RANK=5 ROLE_NAME=default LOCAL_WORLD_SIZE=4 WORLD_SIZE=8 \
     GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=8 MASTER_ADDR=node1 MASTER_PORT=29400 TORCHELASTIC_RESTART_COUNT=0 \
-    TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=none";
+    TORCHELASTIC_MAX_RESTARTS=3 TORCHELASTIC_RUN_ID=none TORCHELASTIC_USE_AGENT_STORE=True \
+    TORCH_NCCL_ASYNC_ERROR_HANDLING=1 OMP_NUM_THREADS=1 \
+    TORCHELASTIC_ERROR_FILE=/tmp/torchelastic_x/none_y/attempt_0/1/error.json";
+
+/// What torchrun gives to a member, of two hosts with four each.
+fn torchrun(rank: u32, port: u16, run: &str, restarts: u32) -> String {
+    let (host, here) = (rank / 4, rank % 4);
+    let run = if run.is_empty() { String::new() } else { format!("TORCHELASTIC_RUN_ID={run}") };
+    format!(
+        "LOCAL_RANK={here} RANK={rank} GROUP_RANK={host} ROLE_RANK={rank} ROLE_NAME=default LOCAL_WORLD_SIZE=4 \
+         WORLD_SIZE=8 GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=8 MASTER_ADDR=node1 MASTER_PORT={port} \
+         TORCHELASTIC_RESTART_COUNT={restarts} TORCHELASTIC_MAX_RESTARTS=100 {run} TORCHELASTIC_USE_AGENT_STORE=True"
+    )
+}
 
 /// Of mpirun 4.1.
 const OPEN_MPI: &str = "OMPI_APP_CTX_NUM_PROCS=2 OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2 \
@@ -65,7 +78,7 @@ fn no_launcher_is_no_launch() {
 fn launchers_are_known_by_what_they_set() {
     let torchrun = launch(TORCHRUN);
     assert_eq!((numbers(&torchrun), torchrun.by), ([5, 8, 1, 4], "RANK and WORLD_SIZE"));
-    assert_eq!(torchrun.meeting.as_deref(), Some("node1:29400"));
+    assert!(torchrun.meeting.unwrap().starts_with("node1:"));
 
     let open_mpi = launch(OPEN_MPI);
     assert_eq!((numbers(&open_mpi), open_mpi.by), ([1, 2, 1, 2], "Open MPI"));
@@ -113,6 +126,78 @@ fn members_on_a_host_are_counted_where_they_can_be() {
     let one_host = launch(one_host);
     assert_eq!(numbers(&one_host), [1, 2, 1, 2]);
     assert!(one_host.meeting.unwrap().starts_with("127.0.0.1:"));
+}
+
+/// A task of srun on two hosts, with three of the five on the first.
+fn task(rank: u32) -> String {
+    let (host, here) = if rank < 3 { (0, rank) } else { (1, rank - 3) };
+    format!(
+        "SLURM_JOB_ID=4711 SLURM_STEP_ID=0 SLURM_PROCID={rank} SLURM_LOCALID={here} SLURM_NODEID={host} SLURM_NTASKS=5 \
+         SLURM_STEP_NUM_TASKS=5 SLURM_STEP_TASKS_PER_NODE=3,2 SLURM_TASKS_PER_NODE=4(x2) SLURM_STEP_NODELIST=gpu[09-10] \
+         SLURM_JOB_NODELIST=gpu[08-11]"
+    )
+}
+
+#[test]
+fn slurm_tells_of_the_hosts_where_others_do_not() {
+    for rank in 0..5 {
+        let slurms = launch(&task(rank));
+        let here = if rank < 3 { [rank, 5, rank, 3] } else { [rank, 5, rank - 3, 2] };
+        // srun --mpi=pmi2, and scripts that export what Slurm says.
+        let pmi2 = launch(&format!("{} PMI_RANK={rank} PMI_SIZE=5 PMI_FD=9 PMI_JOBID=4711.0", task(rank)));
+        assert_eq!((numbers(&pmi2), pmi2.by), (here, "PMI"));
+        assert_eq!(pmi2.meeting, slurms.meeting);
+        let exported = format!("{} RANK={rank} WORLD_SIZE=5 MASTER_ADDR=gpu09", task(rank));
+        let script = launch(&exported);
+        assert_eq!((numbers(&script), script.by), (here, "RANK and WORLD_SIZE"));
+        assert_eq!(script.meeting.as_deref(), Some("gpu09:29500"));
+        assert_eq!(numbers(&launch(&format!("{exported} LOCAL_RANK={}", here[2]))), here);
+        // Where only the job's numbers are there.
+        let job =
+            exported.replace("STEP_NUM_TASKS", "_").replace("SLURM_TASKS_PER_NODE=4(x2)", "SLURM_TASKS_PER_NODE=3,2");
+        assert_eq!(numbers(&launch(&job.replace("STEP_TASKS_PER_NODE", "_"))), here);
+    }
+    // On one host, they meet there.
+    let one_host = launch(
+        "PMI_RANK=1 PMI_SIZE=2 SLURM_JOB_ID=1 SLURM_STEP_ID=2 SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=1 \
+         SLURM_NODEID=0 SLURM_STEP_TASKS_PER_NODE=2 SLURM_STEP_NODELIST=gpu3 SLURM_JOB_NODELIST=gpu[3-4]",
+    );
+    assert_eq!(numbers(&one_host), [1, 2, 1, 2]);
+    assert!(one_host.meeting.unwrap().starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn slurm_tells_nothing_of_other_launches() {
+    // Another rank, another world, or another rank on this host than Slurm's.
+    for names in [["RANK", "WORLD_SIZE"], ["PMI_RANK", "PMI_SIZE"]] {
+        let of = |rank: u32, world: u32| format!("{} {}={rank} {}={world}", task(4), names[0], names[1]);
+        assert_eq!(numbers(&launch(&of(3, 5))), [3, 5, 0, 1]);
+        assert_eq!(numbers(&launch(&of(4, 10))), [4, 10, 0, 1]);
+        assert_eq!(numbers(&launch(&of(4, 5))), [4, 5, 1, 2]);
+        assert!(launch(&of(3, 5)).meeting.unwrap().starts_with("gpu08:"));
+    }
+    let exported = format!("{} RANK=4 WORLD_SIZE=5", task(4));
+    assert_eq!(numbers(&launch(&format!("{exported} LOCAL_RANK=0"))), [4, 5, 0, 1]);
+    // What was said counts.
+    assert_eq!(numbers(&launch(&format!("{exported} LOCAL_RANK=2 LOCAL_WORLD_SIZE=3"))), [4, 5, 2, 3]);
+    assert_eq!(numbers(&launch(&format!("{exported} MASTER_ADDR=localhost"))), [4, 5, 4, 5]);
+}
+
+#[test]
+fn torchrun_keeps_its_port() {
+    let meeting = |environment: &str| launch(environment).meeting.unwrap();
+    assert_ne!(meeting(TORCHRUN), "node1:29400");
+    let theirs = TORCHRUN.replace("AGENT_STORE=True", "AGENT_STORE=False");
+    assert_eq!(meeting(&theirs), "node1:29400");
+    // The port that is meant where none is said.
+    assert_ne!(meeting(&TORCHRUN.replace("MASTER_PORT=29400", "")), "node1:29500");
+    assert_eq!(meeting(&TORCHRUN.replace("29400", "29500")), meeting(&TORCHRUN.replace("MASTER_PORT=29400", "")));
+    refused(&TORCHRUN.replace("RESTART_COUNT=0", "RESTART_COUNT=x"), &["TORCHELASTIC_RESTART_COUNT is \"x\""]);
+    // Wherever the agent listens, among the ports of runs, too.
+    for at in 20_000..=32_767 {
+        let ports = [0, 1, 2].map(|restarts| meeting(&torchrun(0, at, "none", restarts)));
+        assert!(!ports.contains(&format!("node1:{at}")) && ports[0] != ports[1] && ports[1] != ports[2], "{at}");
+    }
 }
 
 #[test]
@@ -212,9 +297,10 @@ proptest! {
             "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
             "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS",
             "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST",
-            "SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE",
+            "SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "SLURM_NTASKS", "SLURM_TASKS_PER_NODE",
+            "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
         ]),
-        prop_oneof![3 => "[0-3]", 1 => "[a-c0-9(x),\\[\\]:-]{0,9}", 1 => any::<String>()],
+        prop_oneof![3 => "[0-3]", 1 => Just("True".to_owned()), 1 => "[a-c0-9(x),\\[\\]:-]{0,9}", 1 => any::<String>()],
         0..12,
     )) {
         match launched(|name| set.get(name).cloned()) {
@@ -229,6 +315,19 @@ proptest! {
             Ok(None) => prop_assert!(set.get("RANK").is_none_or(|rank| rank.trim().is_empty())),
             Err(error) => prop_assert_eq!(error.kind(), Kind::Usage),
         }
+    }
+
+    /// The members of a run of torchrun meet at one place, which its agent does not have, and elsewhere after a restart.
+    #[test]
+    fn torchruns_meet_beside_their_agents(port in 1_u16.., run in "[a-z0-9-]{0,12}", restarts in 0_u32..) {
+        let at = |rank, restarts| launch(&torchrun(rank, port, &run, restarts)).meeting.unwrap();
+        let place = at(0, restarts);
+        for rank in 1..8 {
+            prop_assert_eq!(&at(rank, restarts), &place);
+        }
+        let chosen = place.strip_prefix("node1:").unwrap().parse::<u16>().unwrap();
+        prop_assert!(chosen != port && (20_000..32_768).contains(&chosen));
+        prop_assert!(at(0, restarts.wrapping_add(1)) != place);
     }
 
     /// The members of a job meet at one place, and those of another at another, mostly.

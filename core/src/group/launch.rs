@@ -65,6 +65,9 @@ const SLURM: Names = Names {
     local_world: &[],
 };
 
+/// The tasks of a whole job, for launches that have taken their ranks from Slurm's.
+const SLURM_JOB: Names = Names { world: "SLURM_NTASKS", ..SLURM };
+
 /// Which member this process is, if its variables tell of a launch. `get` gives the value of a variable, which is mostly
 /// `|name| std::env::var(name).ok()`; empty ones count as not set.
 ///
@@ -78,11 +81,16 @@ const SLURM: Names = Names {
 /// | srun of Slurm | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS` | `SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE` |
 ///
 /// The first three must not contradict each other. Slurm's are looked at last and contradict nothing: other launchers
-/// start one process on each host by srun, and these start the members.
+/// start one process on each host by srun, and these start the members. But where the others do not say who is on this
+/// host (`srun --mpi=pmi2`, `export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS`), Slurm does: if `SLURM_PROCID` is the
+/// rank, and `SLURM_STEP_NUM_TASKS` or `SLURM_NTASKS` the world, then `SLURM_LOCALID` and `SLURM_STEP_TASKS_PER_NODE` or
+/// `SLURM_TASKS_PER_NODE` tell of this host.
 ///
 /// Members meet at `MASTER_ADDR`, port `MASTER_PORT` (29500 where it is not set, as elsewhere). Without `MASTER_ADDR`
 /// they meet on their host if it is one, else on the first host of Slurm's list, at `MASTER_PORT` or a port made of the
-/// job's name.
+/// job's name. Where `TORCHELASTIC_USE_AGENT_STORE` is `True`, torchrun itself listens at `MASTER_PORT`, and the port is
+/// another one, made of it, `TORCHELASTIC_RUN_ID` and `TORCHELASTIC_RESTART_COUNT`. torchrun counts restarts on each host
+/// by itself: hosts whose counts differ do not meet.
 ///
 /// # Errors
 /// Variables that are half set, no numbers, or contradict each other.
@@ -119,13 +127,14 @@ pub fn launched(get: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>> 
             names.rank, names.world
         )));
     }
-    let (local_rank, local_world) = variables.on_this_host(names, rank, world)?;
+    let hosts = variables.who_tells_of_hosts(names, rank, world)?;
+    let (local_rank, local_world) = variables.on_this_host(hosts, rank, world)?;
     Ok(Some(Launch {
         rank,
         world,
         local_rank,
         local_world: local_world.unwrap_or(local_rank + 1),
-        meeting: variables.meeting(names, local_world == Some(world))?,
+        meeting: variables.meeting(hosts, local_world == Some(world))?,
         by: names.by,
     }))
 }
@@ -171,6 +180,26 @@ impl Variables<'_> {
         Ok(())
     }
 
+    /// Whether all members are on this host, whatever else is set.
+    fn alone(&self, world: u32) -> bool {
+        world == 1 || self.text("MASTER_ADDR").is_some_and(|host| is_loopback(&host))
+    }
+
+    /// Whose variables tell of the hosts: Slurm's where the launcher's do not, and Slurm has started the same members.
+    fn who_tells_of_hosts<'n>(&self, names: &'n Names, rank: u32, world: u32) -> Result<&'n Names> {
+        if names.rank == SLURM.rank || self.alone(world) || self.first(names.local_world)?.is_some() {
+            return Ok(names);
+        }
+        let (said, slurms) = (self.first(names.local_rank)?, self.first(SLURM.local_rank)?);
+        let same_here = slurms.is_some_and(|(_, here)| said.is_none_or(|(_, said)| said == here));
+        for slurm in [&SLURM, &SLURM_JOB] {
+            if same_here && self.number(slurm.rank)? == Some(rank) && self.number(slurm.world)? == Some(world) {
+                return Ok(slurm);
+            }
+        }
+        Ok(names)
+    }
+
     /// The rank on this host, and how many members this host has, if that is known.
     fn on_this_host(&self, names: &Names, rank: u32, world: u32) -> Result<(u32, Option<u32>)> {
         let local_rank = self.first(names.local_rank)?;
@@ -180,10 +209,10 @@ impl Variables<'_> {
                 return Err(Error::usage(format!("{name} is set, but {} is not: set both", names.local_rank[0])));
             }
             (local_rank, Some((name, count))) => (local_rank, Some((name, count))),
-            (local_rank, None) if names.rank == SLURM.rank => (local_rank, self.slurm_tasks_here()?),
+            (local_rank, None) if names.rank == SLURM.rank => (local_rank, self.slurm_tasks_here(names)?),
             (local_rank, None) => (local_rank, None),
         };
-        let alone = world == 1 || self.text("MASTER_ADDR").is_some_and(|host| is_loopback(&host));
+        let alone = self.alone(world);
         match (local_rank, local_world) {
             (Some((here, n)), Some((name, count))) if n >= count => Err(Error::usage(format!(
                 "{here} is {n}, but {name} is {count}: ranks count from 0 and end below the number of members"
@@ -202,16 +231,17 @@ impl Variables<'_> {
     }
 
     /// Slurm's tasks on this host, from a list such as `4(x2),3`.
-    fn slurm_tasks_here(&self) -> Result<Option<(&'static str, u32)>> {
-        const NAME: &str = "SLURM_STEP_TASKS_PER_NODE";
+    fn slurm_tasks_here(&self, names: &Names) -> Result<Option<(&'static str, u32)>> {
+        let of_step = names.world == SLURM.world;
+        let name = if of_step { "SLURM_STEP_TASKS_PER_NODE" } else { "SLURM_TASKS_PER_NODE" };
         let mut node = self.number("SLURM_NODEID")?.unwrap_or(0);
-        for entry in self.text(NAME).unwrap_or_default().split(',') {
+        for entry in self.text(name).unwrap_or_default().split(',') {
             let (tasks, times) = match entry.split_once("(x") {
                 Some((tasks, times)) => (tasks, times.trim_end_matches(')').parse().unwrap_or(1)),
                 None => (entry, 1),
             };
             if node < times {
-                return Ok(tasks.parse().ok().map(|tasks| (NAME, tasks)));
+                return Ok(tasks.parse().ok().map(|tasks| (name, tasks)));
             }
             node -= times;
         }
@@ -227,13 +257,29 @@ impl Variables<'_> {
             Some((Ok(port), _)) => Some(port),
             None => None,
         };
+        // PyTorch asks for this very text.
+        let port = match self.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() {
+            Some("True") => Some(self.port_beside(port.unwrap_or(PORT))?),
+            _ => port,
+        };
         if let Some(host) = self.text("MASTER_ADDR") {
             return Ok(Some(at(&plain_host(&host)?, port.unwrap_or(PORT))));
         }
         // srun may have started other launchers on all hosts but the first: the members of these have the job's list.
-        let list = if names.rank == SLURM.rank { "SLURM_STEP_NODELIST" } else { "SLURM_JOB_NODELIST" };
+        let list = if names.world == SLURM.world { "SLURM_STEP_NODELIST" } else { "SLURM_JOB_NODELIST" };
         let host = if one_host { Some("127.0.0.1".into()) } else { self.text(list).and_then(|list| first_host(&list)) };
         Ok(host.map(|host| at(&host, port.or_else(|| self.job().map(|job| port_of(&job))).unwrap_or(PORT))))
+    }
+
+    /// The port of this run of torchrun, whose agent listens at `taken`. Each restart has the next, as the members before
+    /// it may not have left theirs.
+    fn port_beside(&self, taken: u16) -> Result<u16> {
+        let run = self.text("TORCHELASTIC_RUN_ID").unwrap_or_default();
+        let restarts = self.number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0);
+        let first = port_of(&format!("{run}.{taken}"));
+        // So many still are below those of outgoing connections.
+        let port = first + (restarts % 700) as u16;
+        Ok(if (first..=port).contains(&taken) { port + 1 } else { port })
     }
 
     /// What all members of this job, and only they, have in common.
