@@ -13,13 +13,12 @@ use vaecf_core::{Error, Result};
 pub(crate) const NAME: &str = "run.toml";
 
 /// What concerns one call and not the result, so that it is in no file beside a result.
-const OF_ONE_CALL: [&str; 13] = [
+const OF_ONE_CALL: [&str; 12] = [
     "config",
     "output",
     "force",
     "resume",
     "data-memory",
-    "device",
     "devices",
     "group-timeout",
     "quiet",
@@ -49,7 +48,11 @@ pub(crate) fn arguments(command: &Command, mut typed: Vec<OsString>) -> Result<V
                 path.display()
             )));
         };
-        if given.value_source(option.get_id().as_str()) != Some(ValueSource::CommandLine) {
+        let typed = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+        // Several devices that were typed take the place of one in the file.
+        let replaced =
+            key == "device" && options.get("devices").is_some_and(|several| typed(several.get_id().as_str()));
+        if !replaced && !typed(option.get_id().as_str()) {
             added.extend(argument(&key, &value, option).map_err(|e| e.context(path.display()))?);
         }
     }

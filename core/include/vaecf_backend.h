@@ -507,7 +507,7 @@ typedef struct {
   int32_t (*replay)(void *ctx, vaecf_graph graph);
   // Joins a group of devices, and returns when all of it have. What follows waits for other members no longer than
   // the limit of `seat`, nor after its alarm; then, in this call or in the next that waits, there is a
-  // fault. A world of one is a group, too. Not legal inside a capture.
+  // fault, which after the alarm is `vaecf_fault.Alarm`. A world of one is a group, too. Not legal inside a capture.
   int32_t (*join)(void *ctx, const vaecf_seat *seat);
   // `buf[at..at + len]`, of role `VAECF_ROLE_GRAD`, becomes its sum over the group, the same bits on every member.
   // All of them make this call with the same arguments but for the handle. It may be carried out beside the work
@@ -528,8 +528,8 @@ typedef struct {
   // back. Not legal inside a capture.
   int32_t (*ceilings)(void *ctx, vaecf_ceilings *ceilings);
   // What the others of a group need to `join` rank 0, which is what rank 0 makes here; other ranks only
-  // say whether they could join. A backend without collectives of its own has none, and sums pass through the
-  // host's memory.
+  // say whether they could join. A backend without collectives of its own, or without what these need, says so by
+  // `vaecf_fault.Unsupported`, and sums pass through the host's memory.
   int32_t (*invite)(void *ctx, uint32_t rank, vaecf_invitation *invitation);
 } vaecf_backend;
 

@@ -4,6 +4,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{self, Child},
+    time::{Duration, Instant},
 };
 
 use assert_cmd::Command;
@@ -12,7 +14,7 @@ use vaecf_tests::compare::{Float, Tolerance, compare};
 use crate::{
     built,
     common::{BENCH, SMALL, file, has_all_figures, no_drafts, prepared, vaecf},
-    group::epochs,
+    group::{self, epochs},
 };
 
 /// The binary with the stand-ins, as this environment has them.
@@ -324,6 +326,54 @@ fn what_goes_wrong_between_devices_is_a_sentence() {
     ] {
         let train = training("model", &["--epochs", "9", "--force", "--devices", "0,1", "--group-timeout", "2"]);
         refused(built::emulator(), dir, &two_devices(&between, &[told]), &train, words);
+    }
+}
+
+/// Two processes, whose devices are joined: the model of two devices in one. A member that cannot join says why at once,
+/// and one that is stopped or killed is named by the other, whose device can only tell that it waits.
+#[test]
+fn two_processes_train_and_name_who_fails() {
+    let dir = prepared();
+    let dir = dir.path();
+    let between = dir.join("between");
+    let libraries = ("LD_LIBRARY_PATH", built::emulator().to_str().expect("UTF-8"));
+    let on = [&two_devices(&between, &[])[..], &[libraries]].concat();
+    let both = |wrong: &[(&str, &str)], arguments: &[&str]| {
+        let port = group::port();
+        let second = [&on[..], wrong].concat();
+        let root = group::member_in(&on, dir, 0, 2, port, arguments);
+        [root, group::member_in(&second, dir, 1, 2, port, arguments)]
+    };
+    let train = ["--epochs", "3", "--precision", "f32"];
+    run(dir, &two_devices(&between, &[]), &training("devices", &[&train[..], &["--devices", "0,1"]].concat()), 0);
+    for (code, said) in both(&[], &training("processes", &train)).map(group::ended) {
+        assert_eq!(code, Some(0), "{}", said.stderr);
+    }
+    assert!(bits(dir, "devices") == bits(dir, "processes"));
+
+    let begun = Instant::now();
+    let [root, other] = both(&[("VAECF_EMULATOR_NCCL_INIT_ERROR", "2")], &training("none", &train)).map(group::ended);
+    assert!(begun.elapsed() < Duration::from_secs(30), "at once, not after the limit");
+    assert!(other.1.stderr.contains("error: rank 1: NCCL reports: unhandled system error"), "{}", other.1.stderr);
+    assert!(root.1.stderr.contains("stopped, because rank 1 ") && root.1.stderr.contains("NCCL"), "{}", root.1.stderr);
+
+    for (signal, words) in [("-STOP", "was not heard of for"), ("-KILL", "ended without a word")] {
+        let long = ["--epochs", "100000", "--group-timeout", "3", "--checkpoint-seconds", "0", "--force"];
+        let [root, mut other] = both(&[], &training("ended", &long));
+        group::reaches(dir, "ended", 3);
+        let send = |name: &str, child: &Child| {
+            let sent = process::Command::new("kill").args([name, &child.id().to_string()]).status();
+            assert!(sent.is_ok_and(|status| status.success()));
+        };
+        send(signal, &other);
+        let (code, said) = group::ended(root);
+        assert_eq!(code, Some(1), "{}", said.stderr);
+        assert!(said.stderr.contains("stopped, because rank 1 ") && said.stderr.contains(words), "{}", said.stderr);
+        send("-KILL", &other);
+        other.wait().expect("an end");
+        fs::remove_dir_all(dir.join("ended")).expect("a folder");
+        fs::remove_dir_all(&between).expect("a folder");
+        fs::create_dir(&between).expect("a folder");
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use vaecf_tests::compare::{Float, Tolerance, compare};
 
-use crate::common::{NO_DEVICES, Said, VAECF, fails, no_drafts, prepared, run, trained};
+use crate::common::{NO_DEVICES, Said, VAECF, fails, file, no_drafts, prepared, run, trained};
 
 /// What makes training quick, whoever does it: of the settings of [`crate::common::SMALL`] all but the threads.
 const TRAIN: [&str; 9] = ["train", "data", "--hidden", "8", "--latent", "4", "--batch", "15", "--patience=0"];
@@ -43,14 +43,27 @@ fn same_curve(dir: &Path, one: &str, other: &str) {
 }
 
 /// A port that nobody listens at.
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|at| at.local_addr()).expect("a free port").port()
 }
 
 /// A member's process, with the variables that launchers have agreed on.
 fn member(dir: &Path, rank: u32, world: u32, port: u16, arguments: &[&str]) -> Child {
+    member_in(&[], dir, rank, world, port, arguments)
+}
+
+/// The same with more of an environment.
+pub(crate) fn member_in(
+    environment: &[(&str, &str)],
+    dir: &Path,
+    rank: u32,
+    world: u32,
+    port: u16,
+    arguments: &[&str],
+) -> Child {
     let mut command = Command::new(VAECF);
-    command.env_remove("NO_COLOR").envs(NO_DEVICES).current_dir(dir).args(arguments);
+    command.env_remove("NO_COLOR").envs(NO_DEVICES).envs(environment.iter().copied());
+    command.current_dir(dir).args(arguments);
     command.env("RANK", rank.to_string()).env("WORLD_SIZE", world.to_string());
     command.env("LOCAL_RANK", rank.to_string()).env("LOCAL_WORLD_SIZE", world.to_string());
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
@@ -58,7 +71,7 @@ fn member(dir: &Path, rank: u32, world: u32, port: u16, arguments: &[&str]) -> C
 }
 
 /// Waits for a process, but not for ever.
-fn ended(mut child: Child) -> (Option<i32>, Said) {
+pub(crate) fn ended(mut child: Child) -> (Option<i32>, Said) {
     let begun = Instant::now();
     while child.try_wait().expect("a process").is_none() {
         if begun.elapsed() > SOON {
@@ -94,7 +107,7 @@ fn devices(count: usize) -> String {
 }
 
 /// Waits until a run has written so many epochs to its log.
-fn reaches(dir: &Path, model: &str, lines: usize) {
+pub(crate) fn reaches(dir: &Path, model: &str, lines: usize) {
     let begun = Instant::now();
     let log = dir.join(model).join("training.jsonl");
     while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < lines {
@@ -352,6 +365,9 @@ fn a_member_that_is_missing_or_started_otherwise_is_a_sentence() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("--devices"));
     let both = [&train[..], &["--devices", "0,0", "--device", "0"]].concat();
     assert!(run(dir.path(), &both, 2).stderr.contains("--devices"));
+    let run_file = file(dir.path(), "one.toml", "device = 0\n");
+    let of_one = ["--config", run_file.to_str().expect("UTF-8"), "-o", "several", "--devices", "0,0", "-q"];
+    run(dir.path(), &[&TRAIN[..], &of_one, &["--epochs", "1"]].concat(), 0);
     fails(dir.path(), &[&train[..], &["--devices", "0,0", "--half-sums"]].concat(), 2, &["--half-sums", "cpu"]);
 }
 
