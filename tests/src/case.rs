@@ -170,7 +170,12 @@ impl FromStr for Case {
         }
         // An arena is one row; the sides of everything else multiply.
         let rows = u64::from(users.max(inner).max(first)) + 64 * u64::from(gap);
-        let cells = if known == Op::Adam { items.into() } else { rows * u64::from(items.max(outer).max(inner).max(k)) };
+        let cells = match known {
+            Op::Adam => items.into(),
+            // Beside the arena there is a layer.
+            Op::Group => u64::from(items) + rows * u64::from(outer),
+            _ => rows * u64::from(items.max(outer).max(inner).max(k)),
+        };
         if cells > 1 << 28 || depth > 8 {
             return Err(format!("{text:?} is larger than this suite makes cases"));
         }
