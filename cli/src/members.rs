@@ -110,11 +110,7 @@ fn member(mut context: Context, command: &impl Fn(Context) -> Done) -> Done {
     }
     let done = command(context);
     if let Err(Stop::Failed(error)) = done {
-        let error = group.explain(error);
-        if !error.is_echo() {
-            group.fail(&error);
-        }
-        return Err(Stop::Failed(named(&group, error)));
+        return Err(Stop::Failed(named(&group, group.report(error))));
     }
     group.leave()?;
     done

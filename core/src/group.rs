@@ -411,6 +411,17 @@ impl Group {
         }
     }
 
+    /// An error of this member, [explained](Group::explain); where it is its own, the others are told. Best before its
+    /// device goes, which may have to wait for theirs.
+    #[must_use]
+    pub fn report(&self, error: Error) -> Error {
+        let error = self.explain(error);
+        if !error.is_echo() {
+            self.fail(&error);
+        }
+        error
+    }
+
     /// Ends the group in peace, once all members are here.
     ///
     /// # Errors

@@ -360,6 +360,18 @@ impl Trainer {
         placement: Placement,
         snapshot: Option<Snapshot>,
     ) -> Result<Self> {
+        Self::make(device, model_config, config, data, placement, snapshot)
+            .map_err(|error| device.group().report(error))
+    }
+
+    fn make(
+        device: &Device,
+        model_config: &ModelConfig,
+        config: &TrainConfig,
+        data: &Dataset,
+        placement: Placement,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Self> {
         config.check()?;
         let users = data.train.users();
         if users == 0 || data.train.events() == 0 {
@@ -475,14 +487,7 @@ impl Trainer {
     /// # Errors
     /// What the device or the observer reports; a loss that is not finite.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
-        // The others are told before the device goes, which may have to wait for them.
-        self.train(observer).map_err(|error| {
-            let error = self.group.explain(error);
-            if !error.is_echo() {
-                self.group.fail(&error);
-            }
-            error
-        })
+        self.train(observer).map_err(|error| self.group.report(error))
     }
 
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Ending> {

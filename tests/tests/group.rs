@@ -63,6 +63,26 @@ proptest! {
     }
 }
 
+/// Some members have nothing to do at all, and nobody waits for them.
+#[test]
+fn fewer_users_than_members_compute_the_run_of_one() {
+    let mut tried = 0;
+    for (seed, users) in (1..9).flat_map(|seed| (5..8).map(move |users| (seed, users))) {
+        let data = planted::tastes(seed, users, 21, 4).unwrap();
+        let parts = [&data.validation, &data.test];
+        if data.train.users() >= 6 || parts.iter().any(|part| part.as_ref().unwrap().target.events() == 0) {
+            continue;
+        }
+        for batch in [1, 2, 100] {
+            let (model, config) = (model(Member::MultVae), config(batch));
+            let one = run(1, cpu::<f64>, &model, &config, &data, Placement::Auto);
+            is_the_run_of_one(&one[0], &run(6, cpu::<f64>, &model, &config, &data, Placement::Auto));
+            tried += 1;
+        }
+    }
+    assert!(tried >= 9, "{tried}");
+}
+
 #[test]
 fn every_precision_and_a_device_that_captures_compute_the_run_of_one() {
     let data = planted::tastes(3, 90, 33, 4).unwrap();
