@@ -417,6 +417,8 @@ mod tests {
         let limit = if part == "silent" { Duration::from_secs(1) } else { Duration::from_secs(60) };
         let group = group(limit).unwrap().expect("several processes");
         let (rank, world) = (group.rank(), group.world());
+        // Nobody ends before all of them have their places.
+        let met = group.barrier();
         match &part[..] {
             "everything" => {
                 let got = everything(&group);
@@ -440,11 +442,13 @@ mod tests {
             }
             _ => {}
         }
-        let error = loop {
-            if let Err(error) = group.sum(&mut vec![1.0_f32; 100_000]) {
-                break error;
+        let error = met.err().unwrap_or_else(|| {
+            loop {
+                if let Err(error) = group.sum(&mut vec![1.0_f32; 100_000]) {
+                    break error;
+                }
             }
-        };
+        });
         drop(group);
         eprintln!("rank {rank} stopped: {error}");
         end(3);
