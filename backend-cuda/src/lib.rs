@@ -16,7 +16,10 @@ mod kernels;
 mod libraries;
 mod memory;
 mod nccl;
+mod precision;
 mod products;
+mod survey;
+mod transfer;
 mod ops {
     pub(crate) mod adam;
     pub(crate) mod encode_sparse;
@@ -48,54 +51,12 @@ use vaecf_core::{
     random,
 };
 
-use crate::driver::{Context, Driver, Event, FEW, Memory, Recording, Stream, Version};
-pub use driver::Absent;
-
-/// What activations, logits and the weights that operations read are stored in, and how they are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Precision {
-    /// Single precision.
-    F32,
-    /// Stored in single precision, multiplied with 11 bits; compute capability 8.0 and later.
-    Tf32,
-    /// Half precision of 11 bits, with a loss scale.
-    #[default]
-    F16,
-    /// Half precision of 8 bits and the range of single precision; compute capability 8.0 and later.
-    Bf16,
-}
-
-impl Precision {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::F32, Self::Tf32, Self::F16, Self::Bf16];
-
-    /// As the contract calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    fn is_half(self) -> bool {
-        matches!(self, Self::F16 | Self::Bf16)
-    }
-
-    /// What things are stored in, as the kernels' names have it.
-    fn storage(self) -> &'static str {
-        match self {
-            Self::F32 | Self::Tf32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    fn bytes(self) -> u32 {
-        if self.is_half() { 2 } else { 4 }
-    }
-}
+use crate::driver::{Context, Driver, Memory, Recording, Stream, Version};
+pub use crate::{
+    driver::Absent,
+    precision::Precision,
+    survey::{Found, Survey, sums, survey},
+};
 
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
@@ -192,66 +153,6 @@ impl Scratch {
     }
 }
 
-/// A device that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its number.
-    pub device: u32,
-    /// Its maker's name for it.
-    pub name: String,
-    /// Compute capability.
-    pub capability: (u32, u32),
-    /// Bytes of memory.
-    pub memory: u64,
-    /// Why the kernels do not run on it, where they do not.
-    pub refused: Option<String>,
-}
-
-/// What there is of CUDA on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Survey {
-    /// The newest CUDA that the driver speaks.
-    pub driver: String,
-    /// The driver's library.
-    pub found_at: PathBuf,
-    /// The devices.
-    pub devices: Vec<Found>,
-}
-
-/// Looks for a driver and devices.
-///
-/// # Errors
-/// Why there is no CUDA here.
-pub fn survey() -> std::result::Result<Survey, Absent> {
-    let driver = Driver::open(None)?;
-    let look = |device| {
-        let properties = Context::look(device).map_err(|fault| Absent(fault.to_string()))?;
-        let capability = (properties.major, properties.minor);
-        let refused = too_old(&properties);
-        Ok(Found { device, name: properties.name, capability, memory: properties.memory, refused })
-    };
-    let devices = (0..driver.devices).map(look).collect::<std::result::Result<_, Absent>>()?;
-    Ok(Survey { driver: Version(driver.version).to_string(), found_at: driver.found_at, devices })
-}
-
-/// What would make sums over several devices, with its version.
-///
-/// # Errors
-/// Why there is nothing, in words: several devices work together all the same, by way of the hosts, unless it is too old.
-pub fn sums() -> std::result::Result<String, Absent> {
-    let driver = Driver::open(None)?;
-    let nccl = Nccl::open(None, driver.version as u32 / 1000).map_err(|fault| Absent(fault.to_string()))?;
-    Ok(format!("NCCL {}", nccl.version()))
-}
-
-/// Why the kernels do not run on a device.
-fn too_old(properties: &driver::Properties) -> Option<String> {
-    let driver::Properties { name, major, minor, .. } = properties;
-    ((*major, *minor) < (7, 5)).then(|| {
-        format!("{name} has compute capability {major}.{minor}, and 7.5 (Turing) is the oldest that the kernels run on")
-    })
-}
-
 impl Cuda {
     /// Opens a device.
     ///
@@ -272,7 +173,7 @@ impl Cuda {
     fn on(driver: Driver, options: &Options, folder: Option<&Path>) -> Result<Self> {
         let context = Context::open(options.device)?;
         let (properties, precision) = (&context.properties, options.precision);
-        if let Some(why) = too_old(properties) {
+        if let Some(why) = survey::too_old(properties) {
             return Err(Fault::Other(why));
         }
         if properties.major < 8 && matches!(precision, Precision::Bf16 | Precision::Tf32) {
@@ -633,100 +534,6 @@ impl Backend for Cuda {
     fn broadcast(&mut self, buf: Buf, len: u64, root: u32) -> Result {
         self.enter()?;
         self.op_broadcast(buf, len, root)
-    }
-}
-
-/// The way between host and device.
-impl Cuda {
-    /// Sends elements, on the second queue where they are many.
-    fn send(&mut self, dst: Buf, to: u64, count: usize, size: usize, convert: impl Fn(usize, &mut [u8])) -> Result {
-        if count * size <= FEW {
-            return self.staging.send(&self.context, &self.main, to, count, size, convert).map(drop);
-        }
-        // What is there now is used by the work before.
-        let before = self.context.event(false)?;
-        self.main.record(&before)?;
-        self.second.wait(&before)?;
-        self.staging.send(&self.context, &self.second, to, count, size, convert)?;
-        let after: Rc<Event> = Rc::new(self.context.event(false)?);
-        self.second.record(&after)?;
-        self.table.arrives(dst, after);
-        Ok(())
-    }
-
-    /// Sends elements of four bytes.
-    fn send_as_it_is<T: bytemuck::Pod>(&mut self, dst: Buf, at: u64, src: &[T], what: &'static str) -> Result {
-        let to = self.table.range(dst, at, src.len() as u64, what, &self.main)?.master() + 4 * at;
-        self.send(dst, to, src.len(), 4, |from, bytes| {
-            bytes.copy_from_slice(bytemuck::cast_slice(&src[from..from + bytes.len() / 4]));
-        })
-    }
-
-    fn upload_floats(&mut self, dst: Buf, at: u64, len: usize, value: impl Fn(usize) -> f64) -> Result {
-        let precision = self.precision;
-        let buffer = self.table.range(dst, at, len as u64, "floats", &self.main)?;
-        let (kind, master, copy) = (buffer.kind, buffer.master(), buffer.copy());
-        let wide = |from: usize, bytes: &mut [u8]| {
-            for (i, four) in bytes.chunks_exact_mut(4).enumerate() {
-                four.copy_from_slice(&(value(from + i) as f32).to_le_bytes());
-            }
-        };
-        let half = |from: usize, bytes: &mut [u8]| {
-            for (i, two) in bytes.chunks_exact_mut(2).enumerate() {
-                two.copy_from_slice(&memory::narrow(precision, value(from + i)));
-            }
-        };
-        if kind == memory::Kind::Half {
-            return self.send(dst, master + 2 * at, len, 2, half);
-        }
-        self.send(dst, master + 4 * at, len, 4, wide)?;
-        match copy {
-            Some(copy) => {
-                // Of the masters, as they were rounded.
-                self.send(dst, copy + 2 * at, len, 2, |from, bytes| {
-                    for (i, two) in bytes.chunks_exact_mut(2).enumerate() {
-                        two.copy_from_slice(&memory::narrow(precision, f64::from(value(from + i) as f32)));
-                    }
-                })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Fetches elements: on the second queue, beside what is queued by now, where it is known when they were `ready`.
-    fn fetch(
-        &mut self,
-        src: Buf,
-        ready: Option<Rc<Event>>,
-        from: u64,
-        count: usize,
-        size: usize,
-        convert: impl FnMut(usize, &[u8]),
-    ) -> Result {
-        let Some(ready) = ready else {
-            return self.staging.fetch(&self.context, &self.main, from, count, size, convert);
-        };
-        self.second.wait(&ready)?;
-        self.staging.fetch(&self.context, &self.second, from, count, size, convert)?;
-        // The next part of it need not wait either.
-        self.table.made(src, ready);
-        Ok(())
-    }
-
-    /// Fetches floats, a stretch at a time: `put(from, values)`.
-    fn download_floats(&mut self, src: Buf, at: u64, len: usize, mut put: impl FnMut(usize, &[f32])) -> Result {
-        let (precision, ready) = (self.precision, self.table.ready(src));
-        let buffer = self.table.range(src, at, len as u64, "floats", &self.main)?;
-        let (kind, master) = (buffer.kind, buffer.master());
-        if kind == memory::Kind::Half {
-            let mut wide = Vec::new();
-            return self.fetch(src, ready, master + 2 * at, len, 2, |from, bytes| {
-                wide.clear();
-                wide.extend(bytes.chunks_exact(2).map(|two| memory::widen(precision, [two[0], two[1]])));
-                put(from, &wide);
-            });
-        }
-        self.fetch(src, ready, master + 4 * at, len, 4, |from, bytes| put(from, bytemuck::cast_slice(bytes)))
     }
 }
 

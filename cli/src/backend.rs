@@ -44,7 +44,7 @@ pub(crate) fn open(context: &Context) -> Result<Device> {
         return choose(global, ui).map(Device::new);
     }
     let mut chosen = None;
-    let name = group.told(|| match global.backend.as_str() {
+    let name = group.from_root(|| match global.backend.as_str() {
         "auto" => Ok(chosen.insert(choose(global, ui)?).info().name),
         name => Ok(name.to_owned()),
     })?;

@@ -38,7 +38,7 @@ pub(crate) fn run(context: Context, several: &Several, command: impl Fn(Context)
 
 /// This process is one member; the others are elsewhere.
 fn process(mut context: Context, launch: &Launch, limit: Duration, command: impl Fn(Context) -> Done) -> Done {
-    context.group = met(launch, limit)?.beside(launch.local_world);
+    context.group = meet(launch, limit)?.beside(launch.local_world);
     let (rank, world) = (launch.local_rank, launch.local_world);
     let own = cores();
     let all = context.group.all_gather(own.as_bytes())?;
@@ -57,7 +57,7 @@ fn cores() -> String {
 }
 
 /// The group of the processes that a launcher has started.
-fn met(launch: &Launch, limit: Duration) -> Result<Group> {
+fn meet(launch: &Launch, limit: Duration) -> Result<Group> {
     #[cfg(feature = "mpi")]
     if let Some(group) = crate::mpi::group(limit)? {
         return Ok(group);

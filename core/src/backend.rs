@@ -271,6 +271,16 @@ pub enum Master {
     F64 = 1,
 }
 
+impl Master {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+}
+
 /// What a backend is and what it promises.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {

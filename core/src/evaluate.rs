@@ -74,10 +74,11 @@ impl Judge {
         }
         let depth = metrics::depth(metrics, &part.target).max(1);
         let batch = options.batch.clamp(1, part.history.users().max(1));
-        let names: Vec<String> = metrics.iter().map(Metric::to_string).collect();
-        let parts = [part.history.checksum(), part.target.checksum(), popularity.checksum()];
-        let own = format!("{batch} {} {depth} {names:?} {parts:?}", options.mask);
-        model.device().group().agree("what is evaluated and how", own.as_bytes())?;
+        let asked = || {
+            let parts = [part.history.checksum(), part.target.checksum(), popularity.checksum()];
+            format!("{batch} {} {metrics:?} {parts:?}", options.mask).into_bytes()
+        };
+        model.device().group().agree("what is evaluated and how", asked)?;
         Ok(Self {
             metrics: metrics.to_vec(),
             popularity: popularity.clone(),

@@ -8,7 +8,7 @@
 //! nothing, and a chunk of its data holds its shares only.
 
 use crate::{
-    backend::{Info, Master, Rows},
+    backend::{Info, Rows},
     config::TrainConfig,
     device::{Device, DeviceMatrix, UserList},
     error::{Error, Result},
@@ -51,10 +51,7 @@ struct Size {
 
 impl Size {
     fn new(train: &Matrix, info: &Info) -> Self {
-        let value = match info.master {
-            Master::F32 => 4,
-            Master::F64 => 8,
-        };
+        let value = info.master.bytes();
         let event = 4 + if train.values().is_some() { value } else { 0 };
         Self { starts: 4 * (u64::from(train.users()) + 1), event }
     }

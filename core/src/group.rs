@@ -274,7 +274,7 @@ impl Group {
     ///
     /// # Errors
     /// That of `decide` on the root; why the group has failed.
-    pub fn told<T: Serialize + DeserializeOwned>(&self, decide: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn from_root<T: Serialize + DeserializeOwned>(&self, decide: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.world == 1 {
             return decide();
         }
@@ -345,12 +345,16 @@ impl Group {
         self.all_gather(&[]).map(drop)
     }
 
-    /// Refuses members that do not have the same as the root. `what` is said where they differ, such as "the data".
+    /// Refuses members that do not have the same as the root. `what` is said where they differ, such as "the data"; `own`,
+    /// which tells the same from others, is only asked for where there are others.
     ///
     /// # Errors
     /// Names the first member that differs, on all of them.
-    pub fn agree(&self, what: &str, own: &[u8]) -> Result<()> {
-        let all = self.all_gather(own)?;
+    pub fn agree(&self, what: &str, own: impl FnOnce() -> Vec<u8>) -> Result<()> {
+        if self.world == 1 {
+            return Ok(());
+        }
+        let all = self.all_gather(&own())?;
         match (0..).zip(&all).find(|(_, said)| **said != all[0]) {
             None => Ok(()),
             Some((rank, _)) => Err(Error::usage(format!(
@@ -386,20 +390,18 @@ impl Group {
 
     /// Tells every other member why this one ends early. Nothing is left to be done in the group after it.
     pub fn fail(&self, why: impl fmt::Display) {
+        let Some(mut link) = self.link() else { return };
         if self.alarm.is_raised() {
             return;
         }
-        let why = format!("{} reports: {why}", self.member(self.rank));
-        if let Some(mut link) = self.link() {
-            link.fail(&why);
-        }
+        let why = format!("{} reports: {why}", link.member(self.rank));
+        link.fail(&why);
         self.alarm.raise(why);
     }
 
     /// The error of a member whose device has waited for others in vain, with the name of the member that has ended, has
     /// failed or is silent; any other error as it is.
-    #[must_use]
-    pub fn explain(&self, error: Error) -> Error {
+    fn explain(&self, error: Error) -> Error {
         match error.fault() {
             Some(Fault::Alarm) => self.failed(),
             // Those that have waited, too, come here.
@@ -411,8 +413,9 @@ impl Group {
         }
     }
 
-    /// An error of this member, [explained](Group::explain); where it is its own, the others are told. Best before its
-    /// device goes, which may have to wait for theirs.
+    /// An error of this member as it is to be said: where its device has waited for others in vain, with the name of the one
+    /// to blame. If it is this member's own, the others are told; best before its device goes, which may have to wait for
+    /// theirs.
     #[must_use]
     pub fn report(&self, error: Error) -> Error {
         let error = self.explain(error);
@@ -478,7 +481,7 @@ impl Group {
     }
 
     /// The error of a member that stops because the group has failed.
-    pub fn failed(&self) -> Error {
+    fn failed(&self) -> Error {
         Error::of_group(format!("stopped, because {}", self.alarm.why().unwrap_or_else(|| "the group failed".into())))
     }
 }

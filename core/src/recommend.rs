@@ -78,8 +78,9 @@ impl<'a> Recommender<'a> {
                 "{k} recommendations a user: choose 1 to {left}, the items there are to recommend"
             )));
         }
-        let own = format!("{k} {} {mask} {:?} {}", batch.max(1), catalogue.denied, popularity.checksum());
-        model.device().group().agree("what is recommended", own.as_bytes())?;
+        let asked =
+            || format!("{k} {} {mask} {:?} {}", batch.max(1), catalogue.denied, popularity.checksum()).into_bytes();
+        model.device().group().agree("what is recommended", asked)?;
         let space = Workspace::new(model, batch.max(1), k)?;
         Ok(Self { model, popularity, catalogue, mask, k, space })
     }

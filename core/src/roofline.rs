@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-use crate::backend::{Ceilings, Decode, Info, Master, Mat, Rows};
+use crate::backend::{Ceilings, Decode, Info, Mat, Rows};
 
 /// Floating-point operations of products, and bytes of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -90,10 +90,7 @@ impl Costs {
     /// Of a backend, on users of `events` events in the mean.
     pub fn new(info: &Info, events: f64) -> Self {
         let (act, weights) = (f64::from(info.act_bytes), f64::from(info.weight_bytes));
-        let master = match info.master {
-            Master::F32 => 4.0,
-            Master::F64 => 8.0,
-        };
+        let master = info.master.bytes() as f64;
         let weight = if weights > master { weights - master } else { weights };
         Self { act, weight, weights, master, events, keep: 1.0 }
     }
@@ -190,7 +187,7 @@ impl Costs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Buf, Curve};
+    use crate::backend::{Buf, Curve, Master};
 
     fn mat(rows: u32, cols: u32) -> Mat {
         Mat { buf: Buf(1), rows, cols, stride: cols, offset: 0 }

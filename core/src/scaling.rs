@@ -12,7 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::{
-    backend::{Ceilings, Info, Master},
+    backend::{Ceilings, Info},
     config::ModelConfig,
     device::Device,
     error::{Error, Result},
@@ -288,7 +288,7 @@ impl Machine {
             let first = layout.encoder.first().map_or(0, |layer| layer.weight.cols);
             let last = layout.decoder.last().map_or(0, |layer| layer.weight.rows);
             for numbers in [first, 2, last] {
-                parts.exposed += add(u64::from(numbers) * u64::from(batch) * self.master(), 1);
+                parts.exposed += add(u64::from(numbers) * u64::from(batch) * self.info.master.bytes(), 1);
             }
         }
         let seconds = parts.sum();
@@ -370,16 +370,9 @@ impl Machine {
         }
     }
 
-    fn master(&self) -> u64 {
-        match self.info.master {
-            Master::F32 => 4,
-            Master::F64 => 8,
-        }
-    }
-
     /// Bytes of an element of a gradient on its way.
     fn element(&self, half: bool) -> u64 {
-        if half && self.path == Path::Devices { 2 } else { self.master() }
+        if half && self.path == Path::Devices { 2 } else { self.info.master.bytes() }
     }
 
     /// Bytes of a device's memory: the plan of a run that validates.

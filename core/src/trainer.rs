@@ -10,18 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    backend::{Graph, Master, ScaleState},
+    backend::{Graph, ScaleState},
     config::{ModelConfig, TrainConfig},
     dataset::Dataset,
     device::Device,
     error::{Error, Result},
-    evaluate::{self, Judge, Options},
-    feed::{self, Feed},
+    evaluate::{Judge, Options},
+    feed::Feed,
     group::Group,
-    layout::{Layout, padded},
     matrix::Matrix,
     metrics::Metric,
     model::{Model, NoiseConfig, RunState, Workspace},
@@ -30,262 +27,14 @@ use crate::{
     tensors::Tensors,
 };
 
+mod plan;
+mod watch;
+
+pub use self::{
+    plan::Plan,
+    watch::{Best, Ending, EpochReport, Observer, Pace, Progress, Snapshot},
+};
 pub use crate::feed::Placement;
-
-/// Bytes a run needs on its device, by what they are for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// Parameters of the model, without padding.
-    pub parameters: u64,
-    /// Bytes of weights, with their half copies.
-    pub weights: u64,
-    /// Bytes of the gradient arena.
-    pub gradients: u64,
-    /// Bytes of Adam's moments.
-    pub moments: u64,
-    /// Bytes of activations, their gradients, the logits scratch, and what operations take beside.
-    pub activations: u64,
-    /// Bytes of the histories, the order of users and their losses.
-    pub data: u64,
-    /// Bytes among these of the two sets of buffers that the training histories pass through in chunks; none where
-    /// all of them lie on the device.
-    pub streamed: Option<u64>,
-    /// Bytes of the host's copies: the best weights, and what a checkpoint holds while it is written.
-    pub host: u64,
-    /// Whether these count against `available`: the device has no memory of its own.
-    pub host_memory: bool,
-    /// Bytes the device has left, where known.
-    pub available: Option<u64>,
-}
-
-impl Plan {
-    /// The plan of training on a data set.
-    ///
-    /// # Errors
-    /// Where the configuration cannot be a model, the data are to be streamed through less than two batches take, or
-    /// the device's lists are too short for what is asked.
-    pub fn new(
-        device: &Device,
-        config: &ModelConfig,
-        train: &TrainConfig,
-        data: &Dataset,
-        placement: Placement,
-    ) -> Result<Self> {
-        // Of a batch a member has a share.
-        let batch = train.batch.min(data.train.users()).div_ceil(device.group().world());
-        let validation = data.validation.as_ref().map(|p| &p.history);
-        let rows = |m: &crate::matrix::Matrix| {
-            4 * (m.events() * if m.values().is_some() { 2 } else { 1 } + u64::from(m.users()) + 1)
-        };
-        // Validation ranks with a workspace of its own.
-        let judged = validation.map_or(0, |m| evaluate::BATCH.min(m.users()));
-        let mut plan = Self::bare(device, config, data.train.items(), data.train.users(), batch, judged)?;
-        plan.data += validation.map_or(0, rows);
-        let left = plan.available.map(|available| available.saturating_sub(plan.total()));
-        let (bytes, streamed) = feed::place(placement, device.info(), device.longest_list(), &data.train, batch, left)?;
-        plan.data += bytes;
-        plan.streamed = streamed.then_some(bytes);
-        Ok(plan)
-    }
-
-    /// The plan without the histories: of shares of `batch` users in training, and rankings of `judged` users at once.
-    pub(crate) fn bare(
-        device: &Device,
-        config: &ModelConfig,
-        items: u32,
-        users: u32,
-        batch: u32,
-        judged: u32,
-    ) -> Result<Self> {
-        let info = device.info();
-        let layout = Layout::new(config, items, info.align)?;
-        let master = match info.master {
-            Master::F32 => 4,
-            Master::F64 => 8,
-        };
-        let wide = |n: u32| u64::from(padded(n, info.align));
-        // Every layer's output but the last, with its gradient; the latent sample likewise.
-        let units: u64 = layout.layers().map(|l| wide(l.weight.cols)).sum::<u64>() - wide(items) + wide(config.latent);
-        let logits = |batch: u32| u64::from(device.logits_rows(batch, items)) * wide(items);
-        let act = (2 * u64::from(batch) + u64::from(judged)) * units
-            + logits(batch)
-            + if judged > 0 { logits(judged) } else { 0 };
-        let inner = layout.layers().map(|l| l.weight.cols).filter(|&cols| cols != items).max();
-        let scratch = device.scratch(batch, items, inner.unwrap_or(0).max(config.latent));
-        // What is the host's is shared with the members beside this one.
-        let share = if info.host_memory { u64::from(device.group().neighbours()) } else { 1 };
-        Ok(Self {
-            parameters: layout.count(),
-            weights: layout.len * u64::from(info.weight_bytes),
-            gradients: layout.len * master,
-            moments: 2 * layout.len * master,
-            activations: act * u64::from(info.act_bytes) + scratch,
-            data: 2 * u64::from(users) * (4 + 2 * master),
-            streamed: None,
-            // Best weights; weights, two moments.
-            host: 4 * layout.count() * master,
-            host_memory: info.host_memory,
-            available: device.memory().map(|memory| memory / share),
-        })
-    }
-
-    /// All bytes on the device together.
-    pub fn total(&self) -> u64 {
-        let host = if self.host_memory { self.host } else { 0 };
-        self.weights + self.gradients + self.moments + self.activations + self.data + host
-    }
-
-    /// Refuses a run that cannot fit.
-    ///
-    /// # Errors
-    /// Says what is needed, what there is, and what would help.
-    pub fn check(&self) -> Result<()> {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        match self.available {
-            Some(available) if self.total() > available => Err(Error::new(
-                crate::error::Kind::Device,
-                format!(
-                    "this run needs {:.2} GiB ({:.2} for the model and its moments, {:.2} for activations, {:.2} for data, \
-                     {:.2} for checkpoints) and {:.2} GiB are free: use a smaller batch, fewer hidden units, or a threshold that keeps fewer items",
-                    gib(self.total()),
-                    gib(self.weights + self.gradients + self.moments),
-                    gib(self.activations),
-                    gib(self.data),
-                    gib(if self.host_memory { self.host } else { 0 }),
-                    gib(available)
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The best validation so far.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The epoch after which it was measured, from 1.
-    pub epoch: u32,
-    /// The figure.
-    pub value: f64,
-    /// Its standard error over users; none where the metric is no mean over users.
-    pub standard_error: Option<f64>,
-}
-
-/// Where a run stands. With the weights and moments of the same moment, it can go on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Updates done.
-    pub update: u32,
-    /// Epochs completed.
-    pub epoch: u32,
-    /// Batches done of the epoch under way.
-    pub batch: u32,
-    /// Sum of the negative log-likelihoods of the users seen in it, in order.
-    pub nll: f64,
-    /// Sum of their KL divergences, in order.
-    pub kl: f64,
-    /// The best validation so far.
-    pub best: Option<Best>,
-    /// Validations since then.
-    pub stale: u32,
-    /// The loss scale.
-    pub scale: ScaleState,
-}
-
-/// A run, frozen: enough to go on as if it had never stopped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
-    /// Where it stands.
-    pub progress: Progress,
-    /// The weights now.
-    pub weights: Tensors,
-    /// Adam's moments.
-    pub moments: [Tensors; 2],
-    /// The weights of the best validation, where there was one.
-    pub best: Option<Arc<Tensors>>,
-}
-
-/// A look at a run that is under way.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Pace {
-    /// The epoch under way, from 1.
-    pub epoch: u32,
-    /// Epochs at the most.
-    pub epochs: u32,
-    /// Users of this epoch already seen.
-    pub users: u32,
-    /// Users in an epoch.
-    pub of_users: u32,
-    /// Mean loss per user (negative log-likelihood plus weighted KL divergence) of the latest batches.
-    pub loss: f64,
-    /// Users per second since the last look.
-    pub users_per_second: f64,
-}
-
-/// A completed epoch.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct EpochReport {
-    /// Which one, from 1.
-    pub epoch: u32,
-    /// Updates done so far.
-    pub update: u32,
-    /// Mean negative log-likelihood per user.
-    pub nll: f64,
-    /// Mean KL divergence per user.
-    pub kl: f64,
-    /// The KL term's weight at the epoch's end.
-    pub kl_weight: f64,
-    /// Updates skipped so far because a gradient was not finite.
-    pub skipped: u32,
-    /// The loss scale at the epoch's end; none where the backend does not scale.
-    pub loss_scale: Option<f32>,
-    /// Seconds of training, validation left out.
-    pub seconds: f64,
-    /// Users per second of training.
-    pub users_per_second: f64,
-    /// The validation after it, where there was one.
-    pub validation: Option<Best>,
-    /// Whether that validation is the best so far.
-    pub is_best: bool,
-}
-
-/// What a run tells its caller. Everything has a default that does nothing.
-pub trait Observer {
-    /// A few times a second.
-    fn pace(&mut self, _pace: &Pace) {}
-
-    /// After every epoch.
-    fn epoch(&mut self, _report: &EpochReport) {}
-
-    /// From time to time, when the run stops, and at its end: keep this to be able to go on.
-    ///
-    /// # Errors
-    /// An error stops the run.
-    fn checkpoint(&mut self, _snapshot: &Snapshot) -> Result<()> {
-        Ok(())
-    }
-
-    /// Whether the run should stop after this batch, with a checkpoint. Asked before every batch, in a group a few times
-    /// a second.
-    fn stop(&mut self) -> bool {
-        false
-    }
-}
-
-/// An observer that only watches the run end.
-impl Observer for () {}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ending {
-    /// All epochs are done.
-    Complete,
-    /// Validation had not improved for as long as the patience lasts.
-    EarlyStop,
-    /// The observer asked for it.
-    Interrupted,
-}
 
 /// What tells one data set from another: its shape and a checksum of all that training and validation look at.
 fn fingerprint(data: &Dataset) -> Vec<u8> {
@@ -360,83 +109,80 @@ impl Trainer {
         placement: Placement,
         snapshot: Option<Snapshot>,
     ) -> Result<Self> {
-        Self::make(device, model_config, config, data, placement, snapshot)
-            .map_err(|error| device.group().report(error))
-    }
-
-    fn make(
-        device: &Device,
-        model_config: &ModelConfig,
-        config: &TrainConfig,
-        data: &Dataset,
-        placement: Placement,
-        snapshot: Option<Snapshot>,
-    ) -> Result<Self> {
-        config.check()?;
-        let users = data.train.users();
-        if users == 0 || data.train.events() == 0 {
-            return Err(Error::data("the training part is empty: no user has an event"));
-        }
-        if model_config.member == crate::config::Member::LogisticVae
-            && data.train.values().is_some_and(|v| v.iter().any(|&x| x > 1.0))
-        {
-            return Err(Error::data("logistic-vae needs weights between 0 and 1; this data set has larger ones"));
-        }
-        // Two epochs' orders and losses are lists on the device.
-        let most = device.longest_list().min(u32::MAX.into()) / 2;
-        if u64::from(users) > most {
-            return Err(Error::data(format!("{users} users are more than can be trained on: the limit is {most}")));
-        }
-        let group = device.group().clone();
-        let plan = Plan::new(device, model_config, config, data, placement)?;
-        plan.check()?;
-        let settings = serde_json::to_vec(&(model_config, config)).map_err(|e| Error::failure(e.to_string()))?;
-        group.agree("version and settings", &[env!("CARGO_PKG_VERSION").as_bytes(), &settings].concat())?;
-        group.agree("the data", &fingerprint(data))?;
-        let snapshot = if group.is_root() { snapshot } else { None };
-        let metric: Metric = config.metric.parse()?;
-        let model = match &snapshot {
-            Some(snapshot) => Model::load_alone(device, model_config, data.train.items(), &snapshot.weights)?,
-            None => Model::random(device, model_config, data.train.items(), config.seed)?,
-        };
-        let batch = config.batch.min(users);
-        let feed = Feed::new(device, &data.train, config, batch, plan.streamed)?;
-        let space = Workspace::new(&model, batch.div_ceil(group.world()), 0)?;
-        let run = RunState::new(&model, &space, 2 * users)?;
-        let judge = match &data.validation {
-            Some(part) => Some(Judge::new(&model, part, &Popularity::of(&data.train), &[metric], Options::default())?),
-            None => None,
-        };
-        let mut trainer = Self {
-            config: config.clone(),
-            model,
-            users,
-            batch,
+        let make = || {
+            config.check()?;
+            let users = data.train.users();
+            if users == 0 || data.train.events() == 0 {
+                return Err(Error::data("the training part is empty: no user has an event"));
+            }
+            if model_config.member == crate::config::Member::LogisticVae
+                && data.train.values().is_some_and(|v| v.iter().any(|&x| x > 1.0))
+            {
+                return Err(Error::data("logistic-vae needs weights between 0 and 1; this data set has larger ones"));
+            }
+            // Two epochs' orders and losses are lists on the device.
+            let most = device.longest_list().min(u32::MAX.into()) / 2;
+            if u64::from(users) > most {
+                return Err(Error::data(format!("{users} users are more than can be trained on: the limit is {most}")));
+            }
+            let group = device.group().clone();
+            let plan = Plan::new(device, model_config, config, data, placement)?;
+            plan.check()?;
+            let settings = || format!("{} {model_config:?} {config:?}", env!("CARGO_PKG_VERSION")).into_bytes();
+            group.agree("version and settings", settings)?;
+            group.agree("the data", || fingerprint(data))?;
+            let snapshot = if group.is_root() { snapshot } else { None };
+            let metric: Metric = config.metric.parse()?;
+            let model = match &snapshot {
+                Some(snapshot) => Model::load_alone(device, model_config, data.train.items(), &snapshot.weights)?,
+                None if group.is_root() => Model::random(device, model_config, data.train.items(), config.seed)?,
+                // The weights are the root's.
+                None => Model::blank(device, model_config, data.train.items())?,
+            };
+            let batch = config.batch.min(users);
+            let feed = Feed::new(device, &data.train, config, batch, plan.streamed)?;
+            let space = Workspace::new(&model, batch.div_ceil(group.world()), 0)?;
+            let run = RunState::new(&model, &space, 2 * users)?;
+            let judge = match &data.validation {
+                Some(part) => {
+                    Some(Judge::new(&model, part, &Popularity::of(&data.train), &[metric], Options::default())?)
+                }
+                None => None,
+            };
             // A recording holds one set of buffers, and members may turn to the other at different batches.
-            captures: device.captures_steps() && (group.world() == 1 || plan.streamed.is_none()),
-            group,
-            feed,
-            space,
-            run,
-            judge,
-            metric,
-            progress: Progress {
-                scale: ScaleState { scale: device.info().loss_scale, ..ScaleState::default() },
-                ..Progress::default()
-            },
-            best: None,
-            counted: 0,
-            looked: (Duration::ZERO, 0),
-            ahead: 0,
-            stride: 1,
-            graphs: BTreeMap::new(),
+            let captures = device.captures_steps() && (group.world() == 1 || plan.streamed.is_none());
+            let captures = group.all_gather(&[captures.into()])?.iter().all(|can| *can == [1]);
+            let mut trainer = Self {
+                config: config.clone(),
+                model,
+                users,
+                batch,
+                captures,
+                group,
+                feed,
+                space,
+                run,
+                judge,
+                metric,
+                progress: Progress {
+                    scale: ScaleState { scale: device.info().loss_scale, ..ScaleState::default() },
+                    ..Progress::default()
+                },
+                best: None,
+                counted: 0,
+                looked: (Duration::ZERO, 0),
+                ahead: 0,
+                stride: 1,
+                graphs: BTreeMap::new(),
+            };
+            if let Some(snapshot) = snapshot {
+                trainer.resume(snapshot)?;
+            }
+            trainer.share()?;
+            Ok(trainer)
         };
-        trainer.captures = trainer.group.all_gather(&[u8::from(trainer.captures)])?.iter().all(|can| *can == [1]);
-        if let Some(snapshot) = snapshot {
-            trainer.resume(snapshot)?;
-        }
-        trainer.share()?;
-        Ok(trainer)
+        // The others are told before the device goes, which may have to wait for theirs.
+        make().map_err(|error| device.group().report(error))
     }
 
     /// Takes up an old run.
@@ -462,7 +208,7 @@ impl Trainer {
     /// Where the root's run stands becomes where all members' do, down to the bits of the weights.
     fn share(&mut self) -> Result<()> {
         if self.group.world() > 1 {
-            self.progress = self.group.told(|| Ok(self.progress.clone()))?;
+            self.progress = self.group.from_root(|| Ok(self.progress.clone()))?;
             self.model.share_weights()?;
             self.run.share_moments(&self.model)?;
         }
@@ -502,7 +248,7 @@ impl Trainer {
             if self.epoch(observer)?.is_break() {
                 break Ending::Interrupted;
             }
-            if self.group.told(|| Ok(saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds))? {
+            if self.group.from_root(|| Ok(saved.elapsed().as_secs_f64() >= self.config.checkpoint_seconds))? {
                 self.save(observer)?;
                 saved = Instant::now();
             }

@@ -231,7 +231,7 @@ impl Train {
         let data = open(&self.data)?;
         let folder = ModelFolder::new(&self.output);
         let mut resumed = None;
-        let (model, train) = context.group.told(|| {
+        let (model, train) = context.group.from_root(|| {
             match self.resume {
                 true => resumed = Some(folder.read_run(&data)?),
                 false => folder.vacant(self.force)?,

@@ -278,10 +278,7 @@ struct Required {
 impl Required {
     /// Bytes of `len` elements.
     fn bytes(&self, role: Role, len: u64) -> u64 {
-        let master = match self.info.master {
-            Master::F32 => 4,
-            Master::F64 => 8,
-        };
+        let master = self.info.master.bytes();
         let each = match role {
             Role::Weight => u64::from(self.info.weight_bytes),
             Role::Act => u64::from(self.info.act_bytes),
