@@ -8,7 +8,7 @@ use crate::{
     error::Result,
 };
 
-/// The operations of [`Backend`] with their arguments checked.
+/// The operations of [`Backend`](crate::backend::Backend) with their arguments checked.
 pub struct Queue<'a> {
     pub(super) state: MutexGuard<'a, State>,
     pub(super) device: &'a Device,
@@ -102,7 +102,7 @@ const WEIGHT: &[Role] = &[Role::Weight];
 const GRAD: &[Role] = &[Role::Grad];
 const ACT: &[Role] = &[Role::Act];
 
-/// Each method is the operation of the same name in [`Backend`], where it is described.
+/// Each method is the operation of the same name in [`Backend`](crate::backend::Backend), where it is described.
 ///
 /// # Errors
 /// A wrong shape is reported as a bug; otherwise what the backend reports.
